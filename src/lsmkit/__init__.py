@@ -1,0 +1,61 @@
+"""lsmkit: a log-structured storage engine for write-heavy Python programs, in the process itself.
+
+>>> import lsmkit, tempfile
+>>> with lsmkit.open(tempfile.mkdtemp()) as db:
+...     db.put(b"key", b"value")
+...     db.get(b"key")
+b'value'
+
+Keys and values are bytes; keys sort as unsigned bytes. A write is in the operating system's hands
+when its call returns, without a system call (`durability`); reads see all that was written.
+"""
+
+from __future__ import annotations
+
+from . import compaction
+from ._core.core import Column, Columns, WriteBatch, decode_key, encode_key, encode_keys
+from .db import DB, Snapshot, open
+from .errors import (
+    Busy,
+    ClosedError,
+    CorruptionError,
+    Error,
+    LockedError,
+    OptionsError,
+    ReadOnlyError,
+    StorageError,
+    StoreExistsError,
+    StoreNotFoundError,
+)
+from .options import Options
+from .stats import Stats
+from .verify import Verification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DB",
+    "Busy",
+    "ClosedError",
+    "Column",
+    "Columns",
+    "CorruptionError",
+    "Error",
+    "LockedError",
+    "Options",
+    "OptionsError",
+    "ReadOnlyError",
+    "Snapshot",
+    "Stats",
+    "StorageError",
+    "StoreExistsError",
+    "StoreNotFoundError",
+    "Verification",
+    "WriteBatch",
+    "__version__",
+    "compaction",
+    "decode_key",
+    "encode_key",
+    "encode_keys",
+    "open",
+]

@@ -1,0 +1,1 @@
+"""The C core and its Cython border; private, and free to change."""

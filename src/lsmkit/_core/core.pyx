@@ -1,0 +1,13 @@
+# core.pyx: the extension module; one compilation links the C core once.
+#
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, embedsignature=False
+
+include "errors.pyx"
+include "columns.pyx"
+include "keys.pyx"
+include "engine.pxi"
+include "handles.pyx"
+include "scans.pyx"
+include "writes.pyx"
+include "inspect.pyx"

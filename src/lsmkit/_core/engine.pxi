@@ -1,0 +1,270 @@
+# engine.pxi: every declaration of the C engine that the store's handles use, once.
+#
+# The value types of layer 0 (status.h, column.h) are declared where they become Python objects:
+# errors.pyx and columns_in.pyx.
+
+cdef extern from "hash.h" nogil:
+    uint64_t lk_hash_key(uint32_t tree, const uint8_t *key, size_t len)
+
+cdef extern from "env.h" nogil:
+    ctypedef struct lk_env:
+        pass
+    lk_env *lk_env_posix()
+
+cdef extern from "guard.h" nogil:
+    ctypedef struct lk_guard:
+        pass
+    unsigned lk_guard_enter(lk_guard *guard)
+    void lk_guard_exit(lk_guard *guard, unsigned token)
+
+cdef extern from "status.h" nogil:
+    lk_status lk_fail(lk_error *err, lk_status code, int sys_errno, const char *path,
+                      uint64_t offset, uint64_t expected, uint64_t found, const char *format, ...)
+
+cdef extern from "column.h" nogil:
+    lk_bytes lk_column_row(const lk_column *col, size_t i, uint8_t *scratch)
+
+cdef extern from "row.h" nogil:
+    ctypedef enum lk_kind:
+        LK_KIND_PUT
+        LK_KIND_DELETE
+    const uint64_t LK_SEQ_MAX
+
+cdef extern from "codec.h" nogil:
+    ctypedef enum lk_codec:
+        LK_CODEC_NONE
+        LK_CODEC_LZ4
+        LK_CODEC_ZSTD
+
+cdef extern from "block.h" nogil:
+    ctypedef struct lk_block:
+        uint32_t rows
+    void lk_block_unref(lk_block *b)
+
+cdef extern from "cache.h" nogil:
+    ctypedef struct lk_cache:
+        pass
+    ctypedef struct lk_cache_stats:
+        uint64_t fills, evictions, used_bytes, capacity_bytes, fixed_bytes
+    void lk_cache_stats_of(lk_cache *c, lk_cache_stats *out)
+
+cdef extern from "table.h" nogil:
+    ctypedef struct lk_table_meta:
+        uint64_t file, nonce, bytes, rows, tombstones, raw_bytes, seq_min, seq_max
+        uint32_t tree, min_len, max_len
+        uint8_t *min_key
+        uint8_t *max_key
+    ctypedef struct lk_table:
+        pass
+    ctypedef struct lk_table_report:
+        uint64_t blocks, rows, bytes
+    ctypedef struct lk_table_options:
+        uint32_t block_bytes, filter_bits
+        lk_codec codec
+    const lk_table_meta *lk_table_meta_of(const lk_table *t)
+    lk_status lk_table_load(lk_table *t, lk_error *err)
+    size_t lk_table_memory(const lk_table *t)
+    uint32_t lk_table_block_count(const lk_table *t)
+    uint32_t lk_table_seek(const lk_table *t, const uint8_t *key, size_t key_len)
+    void lk_table_block_place(const lk_table *t, uint32_t index, uint64_t *out_offset,
+                              uint32_t *out_bytes)
+    lk_status lk_table_dump_file(lk_env *env, const char *path, bint rows,
+                                 void (*print)(void *context, const char *line) noexcept,
+                                 void *context, lk_error *err)
+    lk_status lk_table_verify(lk_table *t, lk_table_report *out, lk_error *err)
+
+cdef extern from "version.h" nogil:
+    ctypedef struct lk_run:
+        uint32_t level, count
+        uint64_t stamp
+        lk_table **tables
+    ctypedef struct lk_range:
+        lk_bytes lower
+        uint32_t run_count
+        lk_run *runs
+    ctypedef struct lk_tree_version:
+        uint32_t tree, range_count
+        lk_range *ranges
+    ctypedef struct lk_version:
+        uint64_t number
+        uint32_t tree_count
+        lk_tree_version **trees
+    const lk_tree_version *lk_version_tree(const lk_version *v, uint32_t tree)
+
+cdef extern from "manifest.h" nogil:
+    ctypedef struct lk_manifest:
+        pass
+    const char *lk_manifest_property(const lk_manifest *m, const char *name)
+    lk_status lk_manifest_dump(lk_env *env, const char *dir,
+                               void (*print)(void *context, const char *line) noexcept,
+                               void *context, lk_error *err)
+
+cdef extern from "segment.h" nogil:
+    ctypedef struct lk_segment:
+        uint64_t generation, base_seq
+        uint32_t count, tail
+        bint recovered
+    size_t lk_segment_memory(const lk_segment *s)
+    lk_status lk_segment_verify(const lk_segment *s, uint32_t records, uint64_t *out_bytes,
+                                lk_error *err)
+    uint32_t lk_segment_visible(const lk_segment *s, uint64_t seq)
+    size_t lk_record_bytes(uint32_t tree, size_t key_len, size_t value_len)
+    uint8_t *lk_record_write(uint8_t *to, uint32_t tree, lk_kind kind, const uint8_t *key,
+                             size_t key_len, const uint8_t *value, size_t value_len)
+
+cdef extern from "view.h" nogil:
+    ctypedef struct lk_view:
+        uint32_t segment_count
+        lk_version *version
+        lk_segment **segments
+    ctypedef enum lk_lookup:
+        LK_LOOKUP_ABSENT
+        LK_LOOKUP_VALUE
+        LK_LOOKUP_BLOCKED
+    ctypedef struct lk_answer:
+        lk_bytes value
+        uint64_t seq
+    void lk_view_unref(lk_view *v)
+    lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
+                          uint64_t hash, uint64_t seq, lk_answer *out)
+    lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const uint8_t *key,
+                            size_t key_len, uint64_t hash, uint64_t seq, lk_lookup *out_found,
+                            lk_answer *out, lk_block **out_block, lk_error *err)
+
+cdef extern from "merge.h" nogil:
+    ctypedef struct lk_bounds:
+        lk_bytes lower, upper
+
+cdef extern from "cursor.h" nogil:
+    ctypedef struct lk_cursor:
+        pass
+    ctypedef struct lk_pair:
+        lk_bytes key, value
+    ctypedef struct lk_columns_out:
+        size_t rows
+        uint8_t *keys
+        uint8_t *values
+        int64_t *key_offsets
+        int64_t *value_offsets
+        size_t key_bytes, value_bytes, key_capacity, value_capacity, offset_capacity
+        int64_t key_width, value_width
+        void *(*grow)(void *old, size_t old_bytes, size_t new_bytes) noexcept
+    lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bounds *bounds,
+                             bint reverse, lk_cursor **out, lk_error *err)
+    void lk_cursor_close(lk_cursor *c)
+    lk_status lk_cursor_next(lk_cursor *c, lk_pair *out, size_t max, size_t *out_count,
+                             lk_error *err)
+    lk_status lk_cursor_next_columns(lk_cursor *c, size_t max, lk_columns_out *out, lk_error *err)
+    lk_status lk_cursor_count(lk_cursor *c, uint64_t *out, lk_error *err)
+
+cdef extern from "compact.h" nogil:
+    ctypedef enum lk_job_kind:
+        LK_JOB_MERGE
+        LK_JOB_MOVE
+        LK_JOB_JOIN
+    ctypedef struct lk_job:
+        lk_job_kind kind
+        uint32_t tree
+        lk_bytes lower
+        const uint64_t *files
+        size_t file_count
+        uint32_t out_level, split_tables
+        uint64_t cut_bytes
+        lk_table_options table
+    ctypedef struct lk_job_result:
+        uint64_t bytes_in, bytes_out, rows_in, rows_out, rows_copied, tables_out, ns
+
+cdef extern from "lock.h" nogil:
+    ctypedef struct lk_event:
+        pass
+    uint64_t lk_event_generation(lk_event *event)
+    bint lk_event_wait_ns(lk_event *event, uint64_t seen, uint64_t timeout_ns)
+    void lk_event_broadcast(lk_event *event)
+
+cdef extern from "store.h" nogil:
+    ctypedef enum lk_durability:
+        LK_DURABILITY_PROCESS
+        LK_DURABILITY_PERIODIC
+        LK_DURABILITY_SYNC
+    ctypedef enum lk_log_io:
+        LK_LOG_AUTO
+        LK_LOG_MAPPED
+        LK_LOG_WRITTEN
+    ctypedef struct lk_store_options:
+        uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit
+        uint32_t block_bytes, filter_bits
+        lk_codec codec
+        lk_durability durability
+        lk_log_io log_io
+        uint32_t background_threads, sync_interval_ms, frozen_max
+        bint read_only, create_if_missing, error_if_exists
+        uint64_t lock_timeout_ns
+    ctypedef struct lk_snapshot:
+        uint64_t seq
+    ctypedef struct lk_store_counters:
+        uint64_t frames, records, bytes, syncs, rotations, stalls, stall_ns, slowdowns, slowdown_ns
+        uint64_t flushes, flush_records, flush_bytes, flush_ns
+        uint64_t compactions, moves, compact_in, compact_out, compact_rows, compact_ns
+        uint64_t rows_copied, recovered_records, recovered_bytes, lost_bytes
+    ctypedef struct lk_store:
+        lk_env *env
+        char *dir
+        lk_guard guard
+        lk_manifest *manifest
+        lk_cache *cache
+        lk_store_counters counters
+        lk_event changed, decide
+        bint mapped
+    ctypedef struct lk_write:
+        lk_durability durability
+        uint64_t timeout_ns
+        uint32_t tree
+        lk_kind kind
+        const lk_column *keys
+        const lk_column *values
+        const uint8_t *body
+        uint64_t body_bytes, records
+    ctypedef struct lk_job_report:
+        uint64_t id
+        lk_status status
+        lk_job_result result
+        char *message
+    void lk_store_options_init(lk_store_options *o)
+    lk_status lk_store_open(lk_env *env, const char *dir, const lk_store_options *options,
+                            lk_store **out, lk_error *err)
+    lk_status lk_store_peek(lk_env *env, const char *dir, const char *name, char **out,
+                            lk_error *err)
+    lk_status lk_store_close(lk_store *s, lk_error *err)
+    void lk_store_free(lk_store *s)
+    lk_status lk_store_enter(lk_store *s, lk_error *err)
+    void lk_store_leave(lk_store *s)
+    lk_status lk_store_closed_error(const lk_store *s, lk_error *err)
+    bint lk_store_is_open(const lk_store *s)
+    bint lk_store_is_forked(const lk_store *s)
+    lk_view *lk_store_read_begin(lk_store *s, unsigned *out_token)
+    lk_view *lk_store_view(lk_store *s)
+    lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq)
+    lk_status lk_store_snapshot(lk_store *s, lk_snapshot **out, lk_error *err)
+    void lk_store_release(lk_store *s, lk_snapshot *snapshot)
+    lk_status lk_store_try_put(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
+                               uint32_t key_len, const uint8_t *value, uint32_t value_len,
+                               uint64_t hash)
+    lk_status lk_store_try_begin(lk_store *s, uint64_t body_bytes, uint32_t records, uint8_t **out)
+    lk_status lk_store_commit(lk_store *s, uint64_t body_bytes, uint32_t records, lk_error *err)
+    lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
+    lk_status lk_store_sync(lk_store *s, lk_error *err)
+    lk_status lk_store_flush(lk_store *s, lk_error *err)
+    void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bint stop)
+    lk_status lk_store_set_property(lk_store *s, const char *name, const char *value,
+                                    lk_error *err)
+    lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_error *err)
+    bint lk_store_take_report(lk_store *s, lk_job_report *out)
+    uint32_t lk_store_free_workers(lk_store *s)
+    bint lk_store_is_quiet(lk_store *s)
+    uint32_t lk_store_frozen(const lk_store *s)
+    uint64_t lk_store_background_errors(lk_store *s, lk_error *out)
+
+cdef extern from "recover.h" nogil:
+    lk_status lk_log_dump(lk_env *env, const char *path, bint records,
+                          void (*print)(void *context, const char *line) noexcept, void *context,
+                          lk_error *err)

@@ -1,0 +1,604 @@
+# handles.pyx: a store's handle, and reading one tree of it.
+#
+# Owns      Handle owns the C store; every other object holds a reference to its Handle, so that the
+#           C store is freed last.
+# Threads   any. A call that may block drops the GIL, and is bracketed by lk_store_enter/leave, so
+#           that close() waits for it; a short read is inside a guard section and keeps the GIL.
+# Always    nothing that belongs to a store is freed in a child of the process that opened it: the
+#           mappings, threads and locks stayed with the parent.
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdlib cimport realloc
+
+cdef extern from "Python.h":
+    PyObject *bytes_from "PyBytes_FromStringAndSize" (const char *data, Py_ssize_t n)
+    void Py_DECREF_pointer "Py_DECREF" (PyObject *o)
+
+cdef uint64_t NO_TIMEOUT = <uint64_t>-1
+
+
+cdef uint64_t timeout_ns(object seconds) except? 0:
+    """Seconds as the core takes them; None waits for ever."""
+    if seconds is None:
+        return NO_TIMEOUT
+    cdef double value = seconds
+    if not value >= 0:
+        raise ValueError(f"timeout is {seconds!r}; it must be 0 or more seconds")
+    return <uint64_t>(value * 1e9) if value < 1e9 else NO_TIMEOUT
+
+
+cdef lk_durability durability_of(object name) except *:
+    if name == "process":
+        return LK_DURABILITY_PROCESS
+    if name == "periodic":
+        return LK_DURABILITY_PERIODIC
+    if name == "sync":
+        return LK_DURABILITY_SYNC
+    raise ValueError(f"durability is {name!r}; it must be 'process', 'periodic' or 'sync'")
+
+
+cdef lk_codec codec_of(str name) except *:
+    return {"none": LK_CODEC_NONE, "lz4": LK_CODEC_LZ4, "zstd": LK_CODEC_ZSTD}[name]
+
+
+@cython.final
+cdef class _Bytes:
+    """The contiguous bytes of any object with the buffer protocol, for the time of a call."""
+
+    cdef Py_buffer view
+    cdef bint held
+    cdef const uint8_t *data
+    cdef size_t len
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+
+cdef _Bytes bytes_of(object item, str name, size_t limit):
+    cdef _Bytes b = _Bytes.__new__(_Bytes)
+    bytes_buffer(item, &b.view, name)
+    b.held = True
+    b.data = <const uint8_t *>b.view.buf
+    b.len = <size_t>b.view.len
+    if b.len > limit:
+        raise ValueError(f"{name} has {b.len} bytes, more than the {limit} allowed")
+    return b
+
+
+cdef _Bytes key_of(object key):
+    return bytes_of(key, "key", LK_KEY_BYTES_MAX)
+
+
+@cython.final
+cdef class Handle:
+    """An open store in C. Python sees it as the thing that the coordinator decides for."""
+
+    cdef lk_store *s
+    cdef uint64_t seen           # of the event `decide`
+    cdef readonly str path
+    cdef readonly bint read_only
+    cdef lk_durability durability
+    cdef uint64_t errors
+    cdef str last_error
+    cdef object __weakref__
+
+    @staticmethod
+    def open(bytes path, str shown, *, options, str durability, bint create_if_missing,
+             bint error_if_exists, bint read_only, timeout):
+        cdef Handle h = Handle.__new__(Handle)
+        cdef lk_store_options o
+        cdef lk_error err
+        cdef lk_status st
+        cdef const char *dir = path
+        lk_store_options_init(&o)
+        o.segment_bytes = options.segment_bytes
+        o.cache_bytes = options.cache_bytes
+        o.table_bytes = options.table_bytes
+        o.block_bytes = options.block_bytes
+        o.filter_bits = options.filter_bits
+        o.rate_limit = options.rate_limit
+        o.background_threads = options.background_threads
+        o.sync_interval_ms = options.sync_interval_ms
+        o.codec = codec_of(options.compression)
+        o.log_io = {"auto": LK_LOG_AUTO, "mapped": LK_LOG_MAPPED,
+                    "written": LK_LOG_WRITTEN}[options.log_io]
+        o.durability = h.durability = durability_of(durability)
+        o.create_if_missing = create_if_missing
+        o.error_if_exists = error_if_exists
+        o.read_only = read_only
+        o.lock_timeout_ns = 0 if timeout is None else timeout_ns(timeout)
+        with nogil:
+            st = lk_store_open(lk_env_posix(), dir, &o, &h.s, &err)
+        if st != LK_OK:
+            raise_error(&err)
+        h.path = shown
+        h.read_only = read_only
+        return h
+
+    def __dealloc__(self):
+        if self.s == NULL or lk_store_is_forked(self.s):
+            return
+        with nogil:
+            lk_store_close(self.s, NULL)
+            lk_store_free(self.s)
+
+    def close(self):
+        """Flushes and closes; safe to call again, and in a forked child, where it does nothing."""
+        cdef lk_error err
+        cdef lk_status st
+        with nogil:
+            st = lk_store_close(self.s, &err)
+        if st != LK_OK:
+            raise_error(&err)
+
+    @property
+    def closed(self):
+        return not lk_store_is_open(self.s)
+
+    cdef int check_open(self) except -1:
+        cdef lk_error err
+        if not lk_store_is_open(self.s):
+            lk_store_closed_error(self.s, &err)
+            raise_error(&err)
+        return 0
+
+    cdef int enter(self) except -1:
+        cdef lk_error err
+        if lk_store_enter(self.s, &err) != LK_OK:
+            raise_error(&err)
+        return 0
+
+    def sync(self):
+        cdef lk_error err
+        cdef lk_status st
+        self.enter()
+        with nogil:
+            st = lk_store_sync(self.s, &err)
+            lk_store_leave(self.s)
+        if st != LK_OK:
+            raise_error(&err)
+
+    def flush(self):
+        cdef lk_error err
+        cdef lk_status st
+        self.enter()
+        with nogil:
+            st = lk_store_flush(self.s, &err)
+            lk_store_leave(self.s)
+        if st != LK_OK:
+            raise_error(&err)
+
+    def property(self, str name):
+        """A text kept in the manifest, or None."""
+        self.check_open()
+        cdef const char *value = lk_manifest_property(self.s.manifest, name.encode())
+        return None if value == NULL else value.decode()
+
+    def set_property(self, str name, str value):
+        cdef lk_error err
+        cdef lk_status st
+        cdef bytes n = name.encode(), v = value.encode()
+        cdef const char *c_name = n
+        cdef const char *c_value = v
+        self.enter()
+        with nogil:
+            st = lk_store_set_property(self.s, c_name, c_value, &err)
+            lk_store_leave(self.s)
+        if st != LK_OK:
+            raise_error(&err)
+
+    # --- For the coordinator: see compaction/scheduler.py, class Handle.
+
+    def wait_event(self, timeout):
+        cdef uint64_t ns = NO_TIMEOUT if timeout is None else <uint64_t>(timeout * 1e9)
+        if not lk_store_is_open(self.s):
+            return False
+        with nogil:
+            lk_event_wait_ns(&self.s.decide, self.seen, ns)
+        self.seen = lk_event_generation(&self.s.decide)
+        return lk_store_is_open(self.s)
+
+    def wake(self):
+        lk_event_broadcast(&self.s.decide)
+
+    def version(self):
+        cdef lk_view *v
+        self.enter()
+        v = lk_store_view(self.s)
+        try:
+            return version_tuples(v.version)
+        finally:
+            lk_view_unref(v)
+            lk_store_leave(self.s)
+
+    def free_workers(self):
+        return lk_store_free_workers(self.s)
+
+    def is_idle(self):
+        return lk_store_is_quiet(self.s)
+
+    def submit(self, job):
+        cdef lk_job j
+        cdef lk_error err
+        cdef uint64_t number
+        cdef bytes lower = job.lower
+        cdef lk_status st
+        files = job.inputs
+        cdef uint64_t *c_files = <uint64_t *>malloc((len(files) + 1) * sizeof(uint64_t))
+        if c_files == NULL:
+            raise MemoryError()
+        try:
+            for i, file in enumerate(files):
+                c_files[i] = file
+            memset(&j, 0, sizeof(j))
+            j.kind = {"merge": LK_JOB_MERGE, "move": LK_JOB_MOVE, "join": LK_JOB_JOIN}[job.kind]
+            j.tree = job.tree
+            j.lower.data = <const uint8_t *>PyBytes_AS_STRING(lower)
+            j.lower.len = <size_t>len(lower)
+            j.files = c_files
+            j.file_count = <size_t>len(files)
+            j.out_level = job.out_level
+            j.split_tables = job.split_tables
+            j.cut_bytes = job.cut_bytes
+            j.table.codec = codec_of(job.compression)
+            self.enter()
+            st = lk_store_submit(self.s, &j, &number, &err)
+            lk_store_leave(self.s)
+            if st != LK_OK:
+                raise_error(&err)
+        finally:
+            free(c_files)
+        return number
+
+    def completed(self):
+        cdef lk_job_report report
+        out = []
+        while lk_store_take_report(self.s, &report):
+            if report.status == LK_CANCELLED:
+                continue  # only a closing store cancels
+            out.append((report.id, report.status == LK_OK,
+                        (<bytes>report.message).decode("utf-8", "replace")))
+        return out
+
+    def rates(self):
+        cdef lk_store_counters *c = &self.s.counters
+        cdef double logged = c.bytes, flushed = 0, user
+        if c.flush_records == 0 or c.records == 0 or c.flush_ns == 0:
+            return 0.0, 0.0, 0.0
+        user = logged / c.records * c.flush_records
+        return (c.flush_ns / user, c.compact_ns / <double>c.compact_in if c.compact_in else 0.0,
+                c.compact_in / user)
+
+    def set_write_rate(self, bytes_per_second, stop):
+        cdef uint64_t rate = bytes_per_second
+        cdef bint wait = stop
+        with nogil:
+            lk_store_set_rate(self.s, rate, wait)
+
+    def background_error(self, str text):
+        self.errors += 1
+        self.last_error = text
+
+
+cdef dict version_tuples(const lk_version *v):
+    """The version as nested tuples, as lsmkit.version.Version.from_raw takes them."""
+    cdef const lk_tree_version *t
+    cdef uint32_t tree, i, j
+    out = {}
+    for tree in range(v.tree_count):
+        t = v.trees[tree]
+        if t == NULL:
+            continue
+        ranges = []
+        for i in range(t.range_count):
+            runs = []
+            for j in range(t.ranges[i].run_count):
+                runs.append(run_tuple(&t.ranges[i].runs[j]))
+            lower = PyBytes_FromStringAndSize(<const char *>t.ranges[i].lower.data,
+                                              <Py_ssize_t>t.ranges[i].lower.len)
+            ranges.append((lower, tuple(runs)))
+        out[tree] = tuple(ranges)
+    return out
+
+
+cdef tuple run_tuple(const lk_run *run):
+    cdef const lk_table_meta *m
+    cdef uint32_t k
+    tables = []
+    for k in range(run.count):
+        m = lk_table_meta_of(run.tables[k])
+        tables.append((m.file, m.bytes, m.rows, m.tombstones,
+                       PyBytes_FromStringAndSize(<const char *>m.min_key, m.min_len),
+                       PyBytes_FromStringAndSize(<const char *>m.max_key, m.max_len),
+                       m.seq_min, m.seq_max))
+    return run.level, run.stamp, tuple(tables)
+
+
+# --- Reading one tree --------------------------------------------------------------------------
+
+cdef class Reader:
+    """Reads one tree of a store, as of a snapshot or as it is now."""
+
+    cdef Handle handle
+    cdef lk_store *s        # the handle's
+    cdef uint32_t tree
+    cdef uint64_t seq       # what is visible; LK_SEQ_MAX: all
+
+    def get(self, key, default=None):
+        """The value of `key` as bytes, or `default` when there is none.
+
+        Costs a hash, a probe of the log's index, and for what is in tables a filter and one block;
+        a block that is not in memory is read without the GIL. Raises TypeError for a `str`,
+        CorruptionError for damaged bytes, ClosedError after close().
+        """
+        value = self.find(key)
+        return default if value is None else value
+
+    def __getitem__(self, key):
+        value = self.find(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key):
+        return self.find(key) is not None
+
+    cdef object find(self, key):
+        cdef _Bytes b
+        if PyBytes_CheckExact(key) and PyBytes_GET_SIZE(key) <= <Py_ssize_t>LK_KEY_BYTES_MAX:
+            return self.find_bytes(<const uint8_t *>PyBytes_AS_STRING(key),
+                                   <size_t>PyBytes_GET_SIZE(key), self.seq)
+        b = key_of(key)
+        return self.find_bytes(b.data, b.len, self.seq)
+
+    cdef object find_bytes(self, const uint8_t *key, size_t n, uint64_t seq):
+        cdef uint64_t hash = lk_hash_key(self.tree, key, n)
+        cdef unsigned token
+        cdef lk_answer answer
+        cdef PyObject *value = NULL
+        cdef lk_view *v = lk_store_read_begin(self.s, &token)
+        if v == NULL:
+            self.handle.check_open()
+        cdef lk_lookup found = lk_view_get(v, self.tree, key, n, hash, seq, &answer)
+        if found == LK_LOOKUP_VALUE:
+            value = bytes_from(<const char *>answer.value.data, <Py_ssize_t>answer.value.len)
+        lk_guard_exit(&self.s.guard, token)
+        if found == LK_LOOKUP_VALUE:
+            if value == NULL:
+                raise MemoryError()
+            result = <object>value
+            Py_DECREF_pointer(value)
+            return result
+        if found == LK_LOOKUP_ABSENT:
+            return None
+        return self.fetch(key, n, hash, seq)
+
+    cdef object fetch(self, const uint8_t *key, size_t n, uint64_t hash, uint64_t seq):
+        """The same where a table or block must be read first."""
+        cdef lk_answer answer
+        cdef lk_block *block = NULL
+        cdef lk_lookup found
+        cdef lk_error err
+        cdef lk_status st
+        cdef lk_view *v
+        self.handle.enter()
+        with nogil:
+            v = lk_store_view(self.s)
+            st = lk_view_fetch(v, &self.s.guard, self.tree, key, n, hash, seq, &found, &answer,
+                               &block, &err)
+        try:
+            if st != LK_OK:
+                raise_error(&err)
+            if found == LK_LOOKUP_ABSENT:
+                return None
+            return PyBytes_FromStringAndSize(<const char *>answer.value.data,
+                                             <Py_ssize_t>answer.value.len)
+        finally:
+            lk_block_unref(block)
+            lk_view_unref(v)
+            lk_store_leave(self.s)
+
+    cdef uint64_t moment(self) except? 0:
+        """What a call that reads many keys sees: one moment."""
+        cdef uint64_t seq
+        cdef unsigned token
+        if self.seq != LK_SEQ_MAX:
+            self.handle.check_open()
+            return self.seq
+        self.handle.enter()
+        lk_view_unref(lk_store_view_now(self.s, &seq))
+        lk_store_leave(self.s)
+        return seq
+
+    def get_many(self, keys, default=None):
+        """The values of many keys, as of one moment: a list for a list or tuple of keys, with
+        `default` where there is none; a `Column` for any other column, null where there is none.
+        """
+        cdef uint64_t seq = self.moment()
+        if isinstance(keys, (list, tuple)) and not is_pair(keys):
+            return self.get_list(keys, default, seq)
+        return self.get_column(column_in(keys, "keys", True), seq)
+
+    cdef list get_list(self, keys, default, uint64_t seq):
+        cdef Py_ssize_t i, n = len(keys)
+        cdef list out = PyList_New(n)
+        cdef _Bytes b
+        items = tuple(keys)
+        for i in range(n):
+            key = items[i]
+            if PyBytes_CheckExact(key) and PyBytes_GET_SIZE(key) <= <Py_ssize_t>LK_KEY_BYTES_MAX:
+                value = self.find_bytes(<const uint8_t *>PyBytes_AS_STRING(key),
+                                        <size_t>PyBytes_GET_SIZE(key), seq)
+            else:
+                b = bytes_of(key, f"keys[{i}]", LK_KEY_BYTES_MAX)
+                value = self.find_bytes(b.data, b.len, seq)
+            if value is None:
+                value = default
+            Py_INCREF(value)
+            PyList_SET_ITEM(out, i, value)
+        return out
+
+    cdef Column get_column(self, _ColumnIn keys, uint64_t seq):
+        cdef _Gather g = _Gather.__new__(_Gather)
+        cdef lk_status st
+        cdef lk_error err
+        g.reserve(<Py_ssize_t>keys.col.count)
+        self.handle.enter()
+        with nogil:
+            st = gather(self.s, self.tree, seq, &keys.col, g, &err)
+            lk_store_leave(self.s)
+        if st != LK_OK:
+            raise_error(&err)
+        return g.column()
+
+
+cdef bint is_pair(keys):
+    """Whether a tuple is (data, offsets): its second part is an integer array, see API "Columns"."""
+    return (isinstance(keys, tuple) and len(<tuple>keys) == 2
+            and not isinstance((<tuple>keys)[1], (bytes, bytearray))
+            and PyObject_CheckBuffer((<tuple>keys)[1])
+            and not isinstance((<tuple>keys)[1], memoryview)
+            or (isinstance(keys, tuple) and len(<tuple>keys) == 2
+                and isinstance((<tuple>keys)[1], memoryview) and (<tuple>keys)[1].format != "B"))
+
+
+@cython.final
+@cython.no_gc
+cdef class _Gather:
+    """Values gathered into one buffer, without the GIL; becomes a Column."""
+
+    cdef uint8_t *data
+    cdef int64_t *offsets
+    cdef uint8_t *validity
+    cdef size_t capacity
+    cdef Py_ssize_t count
+
+    def __dealloc__(self):
+        free(self.data)
+        free(self.offsets)
+        free(self.validity)
+
+    cdef int reserve(self, Py_ssize_t count) except -1:
+        self.count = count
+        self.offsets = <int64_t *>malloc((count + 1) * sizeof(int64_t))
+        self.validity = <uint8_t *>malloc(count + 1)
+        if self.offsets == NULL or self.validity == NULL:
+            raise MemoryError()
+        return 0
+
+    cdef bint add(self, Py_ssize_t i, const uint8_t *value, size_t n) noexcept nogil:
+        cdef size_t used = <size_t>self.offsets[i], want
+        cdef uint8_t *larger
+        if used + n > self.capacity:
+            want = max(self.capacity * 2, used + n + 4096)
+            larger = <uint8_t *>realloc(self.data, want)
+            if larger == NULL:
+                return False
+            self.data = larger
+            self.capacity = want
+        memcpy(self.data + used, value, n)
+        self.offsets[i + 1] = <int64_t>(used + n)
+        return True
+
+    cdef Column column(self):
+        cdef uint8_t *data = self.data
+        cdef int64_t *offsets = self.offsets
+        cdef uint8_t *validity = self.validity
+        self.data = NULL
+        self.offsets = NULL
+        self.validity = NULL
+        return column_adopt(data, offsets, 0, validity, self.count, self.capacity)
+
+
+cdef lk_status gather(lk_store *s, uint32_t tree, uint64_t seq, const lk_column *keys, _Gather g,
+                      lk_error *err) noexcept nogil:
+    """Reads every key of a column; inside guard sections of a few keys each."""
+    cdef uint8_t scratch[8]
+    cdef lk_bytes key
+    cdef size_t i
+    cdef uint64_t hash
+    cdef unsigned token
+    cdef lk_answer answer
+    cdef lk_lookup found
+    cdef lk_block *block
+    cdef lk_view *v = lk_store_view(s)
+    cdef lk_status st = LK_OK
+    cdef bint room = True
+    g.offsets[0] = 0
+    for i in range(keys.count):
+        key = lk_column_row(keys, i, scratch)
+        hash = lk_hash_key(tree, key.data, key.len)
+        block = NULL
+        token = lk_guard_enter(&s.guard)
+        found = lk_view_get(v, tree, key.data, key.len, hash, seq, &answer)
+        if found == LK_LOOKUP_VALUE:
+            room = g.add(<Py_ssize_t>i, answer.value.data, answer.value.len)
+        lk_guard_exit(&s.guard, token)
+        if found == LK_LOOKUP_BLOCKED:
+            st = lk_view_fetch(v, &s.guard, tree, key.data, key.len, hash, seq, &found, &answer,
+                               &block, err)
+            if st != LK_OK:
+                break
+            if found == LK_LOOKUP_VALUE:
+                room = g.add(<Py_ssize_t>i, answer.value.data, answer.value.len)
+            lk_block_unref(block)
+        if not room:
+            st = lk_fail(err, LK_NOMEM, 0, NULL, 0, 0, 0, b"no memory for the values")
+            break
+        g.validity[i] = found == LK_LOOKUP_VALUE
+        if found != LK_LOOKUP_VALUE:
+            g.offsets[i + 1] = g.offsets[i]
+    lk_view_unref(v)
+    return st
+
+
+@cython.final
+cdef class _Snapshot:
+    """The registration of a snapshot with the store: given back once."""
+
+    cdef Handle handle
+    cdef lk_snapshot *snapshot
+
+    @staticmethod
+    cdef _Snapshot take(Handle handle):
+        cdef _Snapshot x = _Snapshot.__new__(_Snapshot)
+        cdef lk_error err
+        cdef lk_status st
+        handle.enter()
+        x.handle = handle
+        st = lk_store_snapshot(handle.s, &x.snapshot, &err)
+        lk_store_leave(handle.s)
+        if st != LK_OK:
+            raise_error(&err)
+        return x
+
+    def release(self):
+        if self.snapshot != NULL and not lk_store_is_forked(self.handle.s):
+            lk_store_release(self.handle.s, self.snapshot)
+        self.snapshot = NULL
+
+    def __dealloc__(self):
+        if self.snapshot != NULL and not lk_store_is_forked(self.handle.s):
+            lk_store_release(self.handle.s, self.snapshot)
+
+
+cdef class SnapshotReader(Reader):
+    """One moment of a store, kept readable until it is released."""
+
+    cdef _Snapshot held
+
+    def _take(self, Reader of):
+        self.handle = of.handle
+        self.s = of.s
+        self.tree = of.tree
+        self.held = _Snapshot.take(of.handle)
+        self.seq = self.held.snapshot.seq
+
+    def _release(self):
+        self.seq = 0
+        self.held.release()

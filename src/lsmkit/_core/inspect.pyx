@@ -1,0 +1,233 @@
+# inspect.pyx: what is in a store: numbers for statistics, proof of every checksum, readable dumps.
+
+def stored_property(bytes directory not None, str name not None):
+    """A text kept with the store in a directory; None where there is no store, or it is not set."""
+    cdef lk_error err
+    cdef char *value = NULL
+    cdef bytes encoded = name.encode()
+    cdef const char *c_dir = directory
+    cdef const char *c_name = encoded
+    cdef lk_status st
+    with nogil:
+        st = lk_store_peek(lk_env_posix(), c_dir, c_name, &value, &err)
+    if st != LK_OK:
+        raise_error(&err)
+    if value == NULL:
+        return None
+    try:
+        return (<bytes>value).decode()
+    finally:
+        free(value)
+
+
+cdef dict counters_of(lk_store_counters *c):
+    return {
+        "frames": c.frames, "records": c.records, "bytes": c.bytes, "syncs": c.syncs,
+        "rotations": c.rotations, "stalls": c.stalls, "stall_ns": c.stall_ns,
+        "slowdowns": c.slowdowns, "slowdown_ns": c.slowdown_ns, "flushes": c.flushes,
+        "flush_records": c.flush_records, "flush_bytes": c.flush_bytes, "flush_ns": c.flush_ns,
+        "compactions": c.compactions, "moves": c.moves, "compact_in": c.compact_in,
+        "compact_out": c.compact_out, "compact_rows": c.compact_rows,
+        "compact_ns": c.compact_ns, "rows_copied": c.rows_copied,
+        "recovered_records": c.recovered_records, "recovered_bytes": c.recovered_bytes,
+        "lost_bytes": c.lost_bytes,
+    }
+
+
+cdef dict cache_of(lk_store *s):
+    cdef lk_cache_stats x
+    lk_cache_stats_of(s.cache, &x)
+    return {"fills": x.fills, "evictions": x.evictions, "used_bytes": x.used_bytes,
+            "capacity_bytes": x.capacity_bytes, "fixed_bytes": x.fixed_bytes}
+
+
+cdef list segments_of(lk_view *v):
+    """(generation, base sequence, records, bytes used, memory) of each live segment."""
+    cdef lk_segment *s
+    cdef uint32_t i
+    out = []
+    for i in range(v.segment_count):
+        s = v.segments[i]
+        out.append((s.generation, s.base_seq, lk_segment_visible(s, LK_SEQ_MAX), s.tail,
+                    lk_segment_memory(s)))
+    return out
+
+
+def raw_stats(Handle h not None):
+    """Everything that the core counts, as plain values."""
+    cdef lk_view *v
+    cdef lk_error last
+    cdef uint64_t errors
+    h.enter()
+    v = lk_store_view(h.s)
+    try:
+        errors = lk_store_background_errors(h.s, &last)
+        return {
+            "counters": counters_of(&h.s.counters),
+            "cache": cache_of(h.s),
+            "segments": segments_of(v),
+            "frozen": lk_store_frozen(h.s),
+            "version": version_tuples(v.version),
+            "mapped": bool(h.s.mapped),
+            "background_errors": errors + h.errors,
+            "background_error": ((<bytes>last.message).decode("utf-8", "replace")
+                                 if last.code != LK_OK else h.last_error),
+        }
+    finally:
+        lk_view_unref(v)
+        lk_store_leave(h.s)
+
+
+cdef dict tables_of(lk_view *v):
+    """Address of each table of a version, by file number: one that stands in many ranges, once."""
+    cdef const lk_tree_version *t
+    cdef lk_table *table
+    cdef uint32_t tree, i, j, k
+    out = {}
+    for tree in range(v.version.tree_count):
+        t = v.version.trees[tree]
+        if t == NULL:
+            continue
+        for i in range(t.range_count):
+            for j in range(t.ranges[i].run_count):
+                for k in range(t.ranges[i].runs[j].count):
+                    table = t.ranges[i].runs[j].tables[k]
+                    out[lk_table_meta_of(table).file] = <size_t>table
+    return out
+
+
+def verify_store(Handle h not None):
+    """Proves every checksum: (counts, errors), where an error is the exception it stands for."""
+    cdef lk_view *v
+    cdef lk_table *table
+    cdef lk_segment *segment
+    cdef lk_table_report report
+    cdef lk_error err
+    cdef lk_status st
+    cdef uint32_t i, records
+    cdef uint64_t log_bytes
+    cdef const char *dir = h.s.dir
+    counts = {"files": 0, "blocks": 0, "rows": 0, "bytes": 0}
+    errors = []
+    h.enter()
+    v = lk_store_view(h.s)
+    try:
+        for address in tables_of(v).values():
+            table = <lk_table *><size_t>address
+            memset(&report, 0, sizeof(report))
+            with nogil:
+                st = lk_table_verify(table, &report, &err)
+            counts["files"] += 1
+            counts["blocks"] += report.blocks
+            counts["rows"] += report.rows
+            counts["bytes"] += report.bytes
+            note_error(errors, st, &err)
+        for i in range(v.segment_count):
+            segment = v.segments[i]
+            records = lk_segment_visible(segment, LK_SEQ_MAX)
+            log_bytes = 0
+            with nogil:
+                st = lk_segment_verify(segment, records, &log_bytes, &err)
+            counts["files"] += 1
+            counts["rows"] += records
+            counts["bytes"] += log_bytes
+            note_error(errors, st, &err)
+        with nogil:
+            st = lk_manifest_dump(h.s.env, dir, print_nothing, NULL, &err)
+        counts["files"] += 1
+        note_error(errors, st, &err)
+    finally:
+        lk_view_unref(v)
+        lk_store_leave(h.s)
+    return counts, errors
+
+
+cdef int note_error(list errors, lk_status st, lk_error *err) except -1:
+    if st == LK_OK:
+        return 0
+    try:
+        raise_error(err)
+    except _errors.Error as error:
+        errors.append(error)
+    return 0
+
+
+cdef void print_nothing(void *context, const char *line) noexcept nogil:
+    pass
+
+
+cdef void print_line(void *context, const char *line) noexcept with gil:
+    (<list>context).append((<bytes>line).decode("utf-8", "replace"))
+
+
+def dump_wal(bytes path not None, bint records=True):
+    """A log file as lines of text: its header, frames and, with `records`, every record."""
+    cdef list lines = []
+    cdef lk_error err
+    cdef lk_status st = lk_log_dump(lk_env_posix(), path, records, print_line, <void *>lines, &err)
+    if st != LK_OK:
+        raise_error(&err)
+    return lines
+
+
+def dump_manifest(bytes directory not None):
+    """The live manifest's edits, checked, as lines of text."""
+    cdef list lines = []
+    cdef lk_error err
+    cdef lk_status st = lk_manifest_dump(lk_env_posix(), directory, print_line, <void *>lines, &err)
+    if st != LK_OK:
+        raise_error(&err)
+    return lines
+
+
+def dump_sst(bytes path not None, bint rows=False):
+    """A table as lines of text: footer, properties, index and, with `rows`, every row."""
+    cdef list lines = []
+    cdef lk_error err
+    cdef lk_status st = lk_table_dump_file(lk_env_posix(), path, rows, print_line, <void *>lines,
+                                           &err)
+    if st != LK_OK:
+        raise_error(&err)
+    return lines
+
+
+def approximate_size(Reader of not None, bytes start not None, stop):
+    """Bytes of tables that hold keys in [start, stop), to the block; the log is not counted."""
+    cdef lk_view *v
+    cdef lk_table *table
+    cdef lk_error err
+    cdef lk_status st
+    cdef uint64_t total = 0
+    of.handle.enter()
+    v = lk_store_view(of.s)
+    try:
+        for address in tables_of_tree(v, of.tree):
+            table = <lk_table *><size_t>address
+            with nogil:
+                st = lk_table_load(table, &err)
+            if st != LK_OK:
+                raise_error(&err)
+            total += place_of(table, stop) - place_of(table, start)
+    finally:
+        lk_view_unref(v)
+        lk_store_leave(of.s)
+    return total
+
+
+cdef list tables_of_tree(lk_view *v, uint32_t tree):
+    return [address for file, address in tables_of(v).items()
+            if lk_table_meta_of(<lk_table *><size_t>address).tree == tree]
+
+
+cdef uint64_t place_of(lk_table *table, object key) except? <uint64_t>-1:
+    """Where the block that could hold `key` begins; None: behind the last block."""
+    cdef uint32_t index, count = lk_table_block_count(table), size = 0
+    cdef uint64_t offset = 0
+    index = count if key is None else lk_table_seek(
+        table, <const uint8_t *>PyBytes_AS_STRING(key), <size_t>PyBytes_GET_SIZE(key))
+    if index < count:
+        lk_table_block_place(table, index, &offset, &size)
+        return offset
+    if count > 0:
+        lk_table_block_place(table, count - 1, &offset, &size)
+    return offset + size

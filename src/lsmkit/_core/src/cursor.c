@@ -1,0 +1,500 @@
+/* cursor.c: from spans of a merge to rows that are visible.
+ *
+ * All ways of reading go through the same two steps: the next span of the merge of the range (or of
+ * the first range behind it that has any), and of it the next piece whose rows are all visible. A
+ * piece of a block that was never deleted from or overwritten is the whole span; then the loops
+ * over rows copy pointers, or whole columns, and ask nothing.
+ *
+ * Owns      see cursor.h. Blocks whose rows were given out are kept by the merge, and the merge of
+ *           a range stays until the call after the one that gave out its last row.
+ * Errors    those of tables and memory; kept in `failure` and returned from then on.
+ */
+#include "cursor.h"
+
+#include <stdlib.h>
+
+#include "check.h"
+
+enum {
+    KEPT_BLOCKS_MAX = 64, /* held for one call: 1 MiB where blocks have 16 KiB */
+    COLUMN_BYTES_MIN = 64 << 10,
+    OFFSETS_MIN = 1024,
+};
+
+struct lk_cursor {
+    lk_view *view;
+    const lk_tree_version *tree_version; /* NULL: nothing of the tree is in tables */
+    uint32_t tree;
+    bool reverse;
+    uint64_t seq;
+    lk_bounds bounds;
+
+    struct segment_part {
+        lk_order *order; /* NULL: nothing is visible */
+        uint32_t visible;
+    } *parts; /* of each segment of the view */
+    lk_merge *merge;   /* of the range; NULL before the first and after the last */
+    uint32_t range, ranges_left; /* the one to be opened next */
+
+    lk_span span;
+    uint32_t span_left; /* rows of the span that are still to be looked at */
+    bool decided;       /* the newest visible version of the key of the last row was met */
+
+    lk_status failed;
+    lk_error failure;
+    uint8_t bound_bytes[];
+};
+
+/* ---- opening ---- */
+
+static lk_status take_orders(lk_cursor *c, lk_error *err)
+{
+    const lk_view *view = c->view;
+    if (view->segment_count == 0) return LK_OK;
+    c->parts = calloc(view->segment_count, sizeof *c->parts);
+    if (c->parts == NULL) return lk_fail_nomem(err, view->segment_count * sizeof *c->parts);
+    for (uint32_t i = 0; i < view->segment_count; i++) {
+        lk_segment *s = view->segments[i];
+        c->parts[i].visible = lk_segment_visible(s, c->seq);
+        if (c->parts[i].visible == 0) continue;
+        lk_status st = lk_segment_order(s, c->parts[i].visible, false, &c->parts[i].order, err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
+}
+
+/* The ranges that the bounds touch. */
+static void choose_ranges(lk_cursor *c)
+{
+    const lk_tree_version *t = c->tree_version;
+    lk_bytes lower = c->bounds.lower, upper = c->bounds.upper;
+    uint32_t first = 0, last = 0;
+    c->ranges_left = 1;
+    if (upper.data != NULL && lk_key_compare(lower.data, lower.len, upper.data, upper.len) >= 0) {
+        c->ranges_left = 0;
+    }
+    if (t == NULL || c->ranges_left == 0) return;
+    first = lk_tree_version_range(t, lower.data, lower.len);
+    last = upper.data == NULL ? t->range_count - 1
+                              : lk_tree_version_range(t, upper.data, upper.len);
+    if (last > first && upper.data != NULL &&
+        lk_bytes_equal(t->ranges[last].lower.data, t->ranges[last].lower.len, upper.data,
+                       upper.len)) {
+        last--;
+    }
+    c->ranges_left = last - first + 1;
+    c->range = c->reverse ? last : first;
+}
+
+lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bounds *bounds,
+                         bool reverse, lk_cursor **out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_bytes lower = bounds->lower, upper = bounds->upper;
+    size_t bytes = sizeof(lk_cursor) + lower.len + upper.len;
+    lk_cursor *c = malloc(bytes);
+    *out = NULL;
+    LK_ASSERT(seq != LK_SEQ_MAX);
+    if (c == NULL) return lk_fail_nomem(err, bytes);
+    memset(c, 0, offsetof(lk_cursor, failure));
+    if (lower.len > 0) memcpy(c->bound_bytes, lower.data, lower.len);
+    if (upper.len > 0) memcpy(c->bound_bytes + lower.len, upper.data, upper.len);
+    c->bounds.lower = (lk_bytes){c->bound_bytes, lower.len};
+    if (upper.data != NULL) c->bounds.upper = (lk_bytes){c->bound_bytes + lower.len, upper.len};
+    lk_view_ref(view);
+    c->view = view;
+    c->tree = tree;
+    c->seq = seq;
+    c->reverse = reverse;
+    c->tree_version = lk_version_tree(view->version, tree);
+    choose_ranges(c);
+    if (c->ranges_left > 0) LK_TRY(take_orders(c, err));
+    *out = c;
+    c = NULL;
+done:
+    lk_cursor_close(c);
+    return st;
+}
+
+void lk_cursor_close(lk_cursor *c)
+{
+    if (c == NULL) return;
+    lk_merge_free(c->merge);
+    for (uint32_t i = 0; c->parts != NULL && i < c->view->segment_count; i++) {
+        lk_order_unref(c->parts[i].order);
+    }
+    free(c->parts);
+    lk_view_unref(c->view);
+    free(c);
+}
+
+/* ---- ranges ---- */
+
+/* The bounds that the range and the scan have in common. */
+static lk_bounds range_bounds(const lk_cursor *c)
+{
+    lk_bounds b = c->bounds;
+    const lk_tree_version *t = c->tree_version;
+    if (t == NULL) return b;
+    lk_bytes from = t->ranges[c->range].lower;
+    if (lk_key_compare(from.data, from.len, b.lower.data, b.lower.len) > 0) b.lower = from;
+    if (c->range + 1 < t->range_count) {
+        lk_bytes to = t->ranges[c->range + 1].lower;
+        if (b.upper.data == NULL ||
+            lk_key_compare(to.data, to.len, b.upper.data, b.upper.len) < 0) {
+            b.upper = to;
+        }
+    }
+    return b;
+}
+
+static lk_status open_range(lk_cursor *c, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_bounds bounds = range_bounds(c);
+    LK_ASSERT(c->merge == NULL);
+    LK_TRY(lk_merge_new(c->tree, &bounds, c->reverse, true, &c->merge, err));
+    for (uint32_t i = 0; i < c->view->segment_count; i++) {
+        if (c->parts[i].order == NULL) continue;
+        LK_TRY(lk_merge_add_order(c->merge, c->view->segments[i], c->parts[i].order,
+                                  c->parts[i].visible, err));
+    }
+    if (c->tree_version != NULL) {
+        const lk_range *range = &c->tree_version->ranges[c->range];
+        for (uint32_t i = 0; i < range->run_count; i++) {
+            LK_TRY(lk_merge_add_tables(c->merge, range->runs[i].tables, range->runs[i].count, err));
+        }
+    }
+    LK_TRY(lk_merge_start(c->merge, err));
+    lk_merge_keep(c->merge);
+    c->ranges_left--;
+    c->range += c->reverse ? UINT32_MAX : 1;
+done:
+    return st;
+}
+
+/* The next span of the scan. With `stay` it does not go past the end of a range: rows of that may
+ * have been given out in the same call. */
+static lk_status next_span(lk_cursor *c, bool stay, bool *out_any, lk_error *err)
+{
+    *out_any = false;
+    for (;;) {
+        if (c->merge != NULL) {
+            lk_status st = lk_merge_next(c->merge, &c->span, out_any, err);
+            c->span_left = *out_any ? c->span.count : 0;
+            if (st != LK_OK || *out_any) return st;
+            if (stay) return LK_OK;
+            lk_merge_free(c->merge);
+            c->merge = NULL;
+        }
+        if (c->ranges_left == 0) return LK_OK;
+        lk_status st = open_range(c, err);
+        if (st != LK_OK) return st;
+    }
+}
+
+/* ---- pieces ---- */
+
+/* Rows that are all visible: of a block, or one record. */
+typedef struct piece {
+    const lk_block *block; /* NULL: the record of the cursor's span */
+    uint32_t first, count;
+} piece;
+
+static inline bool row_visible(const lk_cursor *c, const lk_block *b, uint32_t row)
+{
+    return lk_block_seq(b, row) <= c->seq && lk_block_kind(b, row) == LK_KIND_PUT;
+}
+
+/* A span of one row. The newest version that is old enough decides whether its key is there. */
+static bool take_single(lk_cursor *c, piece *out)
+{
+    const lk_span *span = &c->span;
+    const lk_block *b = span->block;
+    c->span_left = 0;
+    if (!span->repeat) c->decided = false;
+    if (c->decided) return false;
+    if ((b == NULL ? span->seq : lk_block_seq(b, span->first)) > c->seq) return false;
+    c->decided = true;
+    *out = (piece){b, span->first, 1};
+    return (b == NULL ? span->record.kind : lk_block_kind(b, span->first)) == LK_KIND_PUT;
+}
+
+/* A span of several rows, none of which repeats a key: at most `max` of them that are visible. */
+static bool take_several(lk_cursor *c, uint32_t max, piece *out)
+{
+    const lk_block *b = c->span.block;
+    uint32_t first = c->span.first, left = c->span_left;
+    c->decided = false;
+    if (c->reverse) { /* [first, first + left) are to come, from the end */
+        uint32_t end = first + left, from = end;
+        if (b->kinds == NULL && b->seq_max <= c->seq) {
+            from = left < max ? first : end - max;
+        } else {
+            while (end > first && !row_visible(c, b, end - 1)) end--;
+            from = end;
+            while (from > first && end - from < max && row_visible(c, b, from - 1)) from--;
+        }
+        c->span_left = from - first;
+        *out = (piece){b, from, end - from};
+    } else { /* the last `left` rows are to come */
+        uint32_t end = first + c->span.count, from = end - left, to = from;
+        if (b->kinds == NULL && b->seq_max <= c->seq) {
+            to = left < max ? end : from + max;
+        } else {
+            while (from < end && !row_visible(c, b, from)) from++;
+            to = from;
+            while (to < end && to - from < max && row_visible(c, b, to)) to++;
+        }
+        c->span_left = end - to;
+        *out = (piece){b, from, to - from};
+    }
+    return out->count > 0;
+}
+
+/* At most `max` rows more. False at the end (with `stay`, perhaps only of the range), or when more
+ * than KEPT_BLOCKS_MAX blocks are kept. */
+static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece *out, bool *out_any,
+                                   lk_error *err)
+{
+    bool any = true;
+    *out_any = false;
+    for (;;) {
+        if (c->span_left == 0) {
+            if (stay && lk_merge_kept(c->merge) >= KEPT_BLOCKS_MAX) return LK_OK;
+            lk_status st = next_span(c, stay, &any, err);
+            if (st != LK_OK || !any) return st;
+        }
+        *out_any = c->span.count == 1 ? take_single(c, out) : take_several(c, max, out);
+        if (*out_any) return LK_OK;
+        /* No row has been given out yet, so none of these blocks is needed. */
+        if (!stay && lk_merge_kept(c->merge) >= KEPT_BLOCKS_MAX) lk_merge_release(c->merge);
+    }
+}
+
+static lk_status cursor_fail(lk_cursor *c, lk_status st, lk_error *err)
+{
+    c->failed = st;
+    if (err != NULL) {
+        c->failure = *err;
+    } else { /* nobody asked what it was; a later call may */
+        (void)lk_fail(&c->failure, st, 0, NULL, 0, 0, 0, "the scan has failed before");
+    }
+    return st;
+}
+
+static lk_status cursor_failed(const lk_cursor *c, lk_error *err)
+{
+    if (err != NULL) *err = c->failure;
+    return c->failed;
+}
+
+/* ---- rows ---- */
+
+static void piece_pairs(const lk_cursor *c, const piece *p, lk_pair *out)
+{
+    const lk_block *b = p->block;
+    if (b == NULL) {
+        const lk_record *r = &c->span.record;
+        *out = (lk_pair){{r->key, r->key_len}, {r->value, r->value_len}};
+    } else if (c->reverse) {
+        for (uint32_t i = 0; i < p->count; i++) {
+            uint32_t row = p->first + p->count - 1 - i;
+            out[i] = (lk_pair){lk_block_key(b, row), lk_block_value(b, row)};
+        }
+    } else if (b->key_offsets == NULL && b->value_offsets == NULL) {
+        size_t key_width = b->key_width, value_width = b->value_width;
+        const uint8_t *key = b->keys + p->first * key_width;
+        const uint8_t *value = b->values + p->first * value_width;
+        for (uint32_t i = 0; i < p->count; i++) {
+            out[i] = (lk_pair){{key, key_width}, {value, value_width}};
+            key += key_width;
+            value += value_width;
+        }
+    } else {
+        for (uint32_t i = 0; i < p->count; i++) {
+            out[i] = (lk_pair){lk_block_key(b, p->first + i), lk_block_value(b, p->first + i)};
+        }
+    }
+}
+
+lk_status lk_cursor_next(lk_cursor *c, lk_pair *out, size_t max, size_t *out_count, lk_error *err)
+{
+    size_t count = 0;
+    *out_count = 0;
+    if (LK_UNLIKELY(c->failed != LK_OK)) return cursor_failed(c, err);
+    if (c->merge != NULL) lk_merge_release(c->merge);
+    while (count < max) {
+        piece p;
+        bool any;
+        size_t room = max - count < UINT32_MAX ? max - count : UINT32_MAX;
+        lk_status st = next_piece(c, (uint32_t)room, count > 0, &p, &any, err);
+        if (LK_UNLIKELY(st != LK_OK)) {
+            (void)cursor_fail(c, st, err);
+            if (count == 0) return st;
+            break; /* the rows before the fault are good; the next call tells */
+        }
+        if (!any) break;
+        piece_pairs(c, &p, out + count);
+        count += p.count;
+    }
+    *out_count = count;
+    return LK_OK;
+}
+
+lk_status lk_cursor_count(lk_cursor *c, uint64_t *out, lk_error *err)
+{
+    *out = 0;
+    if (LK_UNLIKELY(c->failed != LK_OK)) return cursor_failed(c, err);
+    for (;;) {
+        piece p;
+        bool any;
+        if (c->merge != NULL) lk_merge_release(c->merge);
+        lk_status st = next_piece(c, UINT32_MAX, false, &p, &any, err);
+        if (LK_UNLIKELY(st != LK_OK)) return cursor_fail(c, st, err);
+        if (!any) return LK_OK;
+        *out += p.count;
+    }
+}
+
+/* ---- columns ---- */
+
+static lk_status column_room(lk_columns_out *out, uint8_t **data, size_t *capacity, size_t used,
+                             size_t more, lk_error *err)
+{
+    if (LK_LIKELY(more <= *capacity - used)) return LK_OK;
+    size_t bytes = *capacity * 2 > used + more ? *capacity * 2 : used + more;
+    if (bytes < COLUMN_BYTES_MIN) bytes = COLUMN_BYTES_MIN;
+    uint8_t *bigger = out->grow(*data, *capacity, bytes);
+    if (bigger == NULL) return lk_fail_nomem(err, bytes);
+    *data = bigger;
+    *capacity = bytes;
+    return LK_OK;
+}
+
+static lk_status offsets_room(lk_columns_out *out, size_t rows, lk_error *err)
+{
+    if (LK_LIKELY(rows < out->offset_capacity)) return LK_OK;
+    size_t capacity = out->offset_capacity * 2 > rows + 1 ? out->offset_capacity * 2 : rows + 1;
+    if (capacity < OFFSETS_MIN) capacity = OFFSETS_MIN;
+    size_t old_bytes = out->offset_capacity * sizeof(int64_t), bytes = capacity * sizeof(int64_t);
+    int64_t *keys = out->grow(out->key_offsets, old_bytes, bytes);
+    if (keys == NULL) return lk_fail_nomem(err, bytes);
+    out->key_offsets = keys;
+    int64_t *values = out->grow(out->value_offsets, old_bytes, bytes);
+    if (values == NULL) return lk_fail_nomem(err, bytes);
+    out->value_offsets = values;
+    out->offset_capacity = capacity;
+    return LK_OK;
+}
+
+/* The widths of the column's rows differ from here on: offsets of the `rows` rows before. */
+static void offsets_begin(int64_t *offsets, int64_t *width, size_t rows)
+{
+    for (size_t i = 0; i <= rows; i++) offsets[i] = (int64_t)i * *width;
+    *width = -1;
+}
+
+/* One column of a piece: rows [first, first + count) stand side by side at `base`, each `width`
+ * bytes, or where `offsets` say. */
+typedef struct part {
+    const uint8_t *base;
+    const uint32_t *offsets;
+    uint32_t width, first, count;
+    bool reverse;
+} part;
+
+static inline lk_bytes part_row(const part *p, uint32_t i)
+{
+    uint32_t row = p->reverse ? p->first + p->count - 1 - i : p->first + i;
+    if (p->offsets == NULL) return (lk_bytes){p->base + (size_t)row * p->width, p->width};
+    return (lk_bytes){p->base + p->offsets[row], p->offsets[row + 1] - p->offsets[row]};
+}
+
+static inline size_t part_bytes(const part *p)
+{
+    if (p->offsets == NULL) return (size_t)p->count * p->width;
+    return p->offsets[p->first + p->count] - p->offsets[p->first];
+}
+
+static void copy_bytes(uint8_t *to, const part *p, size_t bytes)
+{
+    if (LK_LIKELY(!p->reverse || p->count == 1)) {
+        size_t from = p->offsets == NULL ? (size_t)p->first * p->width : p->offsets[p->first];
+        if (bytes > 0) memcpy(to, p->base + from, bytes);
+        return;
+    }
+    for (uint32_t i = 0; i < p->count; i++) {
+        lk_bytes row = part_row(p, i);
+        if (row.len > 0) memcpy(to, row.data, row.len);
+        to += row.len;
+    }
+}
+
+/* Appends a column. Offsets have room; they are looked at only when widths differ. */
+static lk_status part_append(lk_columns_out *out, uint8_t **data, size_t *used, size_t *capacity,
+                             int64_t *offsets, int64_t *width, const part *p, lk_error *err)
+{
+    size_t bytes = part_bytes(p);
+    lk_status st = column_room(out, data, capacity, *used, bytes, err);
+    if (LK_UNLIKELY(st != LK_OK)) return st;
+    if (out->rows == 0) *width = (int64_t)part_row(p, 0).len;
+    bool fixed = p->offsets == NULL && *width == (int64_t)p->width;
+    if (LK_UNLIKELY(!fixed)) {
+        int64_t at = (int64_t)*used;
+        for (uint32_t i = 0; i < p->count; i++) {
+            int64_t len = (int64_t)part_row(p, i).len;
+            if (*width >= 0 && len != *width) offsets_begin(offsets, width, out->rows + i);
+            at += len;
+            if (*width < 0) offsets[out->rows + i + 1] = at;
+        }
+    }
+    copy_bytes(*data + *used, p, bytes);
+    *used += bytes;
+    return LK_OK;
+}
+
+static lk_status piece_append(const lk_cursor *c, const piece *p, lk_columns_out *out,
+                              lk_error *err)
+{
+    lk_status st = LK_OK;
+    const lk_block *b = p->block;
+    part keys, values;
+    if (b == NULL) {
+        const lk_record *r = &c->span.record;
+        keys = (part){r->key, NULL, r->key_len, 0, 1, false};
+        values = (part){r->value, NULL, r->value_len, 0, 1, false};
+    } else {
+        keys = (part){b->keys, b->key_offsets, b->key_width, p->first, p->count, c->reverse};
+        values = (part){b->values, b->value_offsets, b->value_width, p->first, p->count,
+                        c->reverse};
+    }
+    bool fixed = keys.offsets == NULL && values.offsets == NULL &&
+                 (out->rows == 0 || (out->key_width == (int64_t)keys.width &&
+                                     out->value_width == (int64_t)values.width));
+    if (!fixed) LK_TRY(offsets_room(out, out->rows + p->count, err));
+    LK_TRY(part_append(out, &out->keys, &out->key_bytes, &out->key_capacity, out->key_offsets,
+                       &out->key_width, &keys, err));
+    LK_TRY(part_append(out, &out->values, &out->value_bytes, &out->value_capacity,
+                       out->value_offsets, &out->value_width, &values, err));
+    out->rows += p->count;
+done:
+    return st;
+}
+
+lk_status lk_cursor_next_columns(lk_cursor *c, size_t max, lk_columns_out *out, lk_error *err)
+{
+    if (LK_UNLIKELY(c->failed != LK_OK)) return cursor_failed(c, err);
+    while (max > 0) {
+        piece p;
+        bool any;
+        if (c->merge != NULL) lk_merge_release(c->merge); /* what was given out was copied */
+        uint32_t room = max < UINT32_MAX ? (uint32_t)max : UINT32_MAX;
+        lk_status st = next_piece(c, room, false, &p, &any, err);
+        if (st == LK_OK && any) st = piece_append(c, &p, out, err);
+        if (LK_UNLIKELY(st != LK_OK)) return cursor_fail(c, st, err);
+        if (!any) break;
+        max -= p.count;
+    }
+    return LK_OK;
+}

@@ -1,0 +1,249 @@
+/* flush.c: frozen segments in, one run of tables for each tree and an edit out.
+ *
+ * Owns      its writer and the orders of its segments, for the time of one call.
+ * Callers   background.c, in a worker; recovery's segments come the same way.
+ * Threads   one flush at a time; segments are frozen, so nothing moves under it.
+ * Errors    LK_CORRUPT names the log file and the frame; LK_IO, LK_NOMEM, LK_CANCELLED.
+ */
+#include "flush.h"
+
+#include <stdlib.h>
+
+#include "check.h"
+#include "frame.h"
+#include "order.h"
+
+#define ROWS 256u     /* handed to the table writer together */
+#define AHEAD 32u     /* records touched together before they are gathered */
+
+typedef struct source {
+    const lk_segment *segment;
+    lk_order *order;
+    const lk_order_item *items;
+    uint32_t at, count;
+    uint32_t gathered; /* records of items below this were touched */
+    uint64_t touched;
+} source;
+
+typedef struct flush {
+    const lk_flush *in;
+    lk_edit *edit;
+    lk_flush_result *result;
+    source sources[LK_FLUSH_SEGMENTS_MAX]; /* newest first */
+    uint32_t source_count;
+    lk_table_writer *writer;
+    uint32_t tree;        /* of the writer */
+    uint64_t stamp;       /* of the run being written */
+    bool cut;             /* the table is large enough: the next key begins another */
+    bool any;             /* a key was seen in this tree */
+    lk_record newest;     /* first version of the key in hand */
+    uint64_t newer_seq;   /* of the version before */
+    lk_row rows[ROWS];
+    uint32_t row_count;
+    uint64_t last_seq;
+} flush;
+
+/* ---- output ---- */
+
+static lk_status rows_write(flush *f, lk_error *err)
+{
+    if (f->row_count == 0) return LK_OK;
+    lk_status st = lk_table_writer_add(f->writer, f->rows, f->row_count, err);
+    f->result->rows_out += f->row_count;
+    f->row_count = 0;
+    if (st == LK_OK) f->cut = lk_table_writer_bytes(f->writer) >= f->in->table_bytes;
+    return st;
+}
+
+static lk_status table_finish(flush *f, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_table_meta meta = {0};
+    if (f->writer == NULL) return LK_OK;
+    LK_TRY(rows_write(f, err));
+    LK_TRY(lk_table_writer_finish(f->writer, &meta, err));
+    f->result->bytes_out += meta.bytes;
+    LK_TRY(lk_edit_add_table(f->edit, &meta, 0, f->stamp, NULL, err));
+done:
+    lk_table_meta_deinit(&meta);
+    lk_table_writer_free(f->writer);
+    f->writer = NULL;
+    f->cut = false;
+    return st;
+}
+
+static lk_status row_add(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
+{
+    lk_status st = LK_OK;
+    if (f->row_count == ROWS) LK_TRY(rows_write(f, err));
+    if (f->writer == NULL) {
+        LK_TRY(lk_table_writer_new(f->in->env, f->in->dir, lk_manifest_next_file(f->in->manifest),
+                                   r->tree, &f->in->table, &f->writer, err));
+        f->tree = r->tree;
+    }
+    f->rows[f->row_count++] = (lk_row){
+        .key = r->key,
+        .value = r->value,
+        .key_len = r->key_len,
+        .value_len = r->value_len,
+        .seq = seq,
+        .hash = lk_hash_key(r->tree, r->key, r->key_len),
+        .kind = r->kind,
+    };
+done:
+    return st;
+}
+
+/* ---- folding ---- */
+
+/* Whether some snapshot sees a version with `seq` that is followed by one with `newer`. */
+static bool snapshot_between(const lk_flush *in, uint64_t seq, uint64_t newer)
+{
+    for (size_t i = 0; i < in->snapshot_count; i++) {
+        if (in->snapshots[i] < newer) return in->snapshots[i] >= seq;
+    }
+    return false;
+}
+
+/* A delete of what no table can hold says nothing - but where an older version of the key is kept
+ * for a snapshot it is needed, so with snapshots all deletes stay. */
+static bool delete_is_needless(const lk_flush *in, const lk_record *r)
+{
+    if (in->snapshot_count != 0) return false;
+    const lk_tree_version *t = lk_version_tree(in->version, r->tree);
+    if (t == NULL) return true;
+    const lk_range *range = &t->ranges[lk_tree_version_range(t, r->key, r->key_len)];
+    for (uint32_t i = 0; i < range->run_count; i++) {
+        if (lk_run_table(&range->runs[i], r->key, r->key_len) != NULL) return false;
+    }
+    return true;
+}
+
+static lk_status record_fold(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
+{
+    lk_status st = LK_OK;
+    bool same_tree = f->any && f->newest.tree == r->tree;
+    if (same_tree && lk_bytes_equal(f->newest.key, f->newest.key_len, r->key, r->key_len)) {
+        bool keep = snapshot_between(f->in, seq, f->newer_seq);
+        f->newer_seq = seq;
+        return keep ? row_add(f, r, seq, err) : LK_OK;
+    }
+    if (LK_UNLIKELY(!same_tree || f->cut)) {
+        LK_TRY(table_finish(f, err));
+        if (!same_tree) f->stamp = lk_manifest_next_file(f->in->manifest);
+    }
+    f->any = true;
+    f->newest = *r;
+    f->newer_seq = seq;
+    if (r->kind == LK_KIND_DELETE && delete_is_needless(f->in, r)) return LK_OK;
+    LK_TRY(row_add(f, r, seq, err));
+done:
+    return st;
+}
+
+/* ---- the merged walk ---- */
+
+static lk_status source_open(flush *f, lk_segment *segment, lk_error *err)
+{
+    source *s = &f->sources[f->source_count];
+    lk_status st = lk_segment_order(segment, segment->count, true, &s->order, err);
+    if (st != LK_OK) return st;
+    LK_ASSERT(s->order->run_count == 1);
+    s->segment = segment;
+    s->items = s->order->runs[0]->items;
+    s->count = s->order->runs[0]->count;
+    f->source_count++;
+    return LK_OK;
+}
+
+/* Touches the records of the items that come next. By loads, many at a time and independent of each
+ * other: prefetches are dropped where the TLB misses, and in a segment of 64 MiB most do. */
+static void source_gather(source *s)
+{
+    const lk_entry *entries = s->segment->index.entries;
+    const uint8_t *base = s->segment->base;
+    uint32_t n = s->count - s->at < AHEAD ? s->count - s->at : AHEAD, places[AHEAD];
+    for (uint32_t i = 0; i < n; i++) places[i] = entries[s->items[s->at + i].ordinal].location;
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sum += lk_load64(base + places[i]);
+        __builtin_prefetch(base + places[i] + 64);
+        __builtin_prefetch(base + places[i] + 128);
+    }
+    s->touched = sum; /* keeps the loads */
+    s->gathered = s->at + n;
+}
+
+static bool item_before(const source *a, const source *b)
+{
+    const lk_order_item *x = &a->items[a->at], *y = &b->items[b->at];
+    if (x->tree != y->tree) return x->tree < y->tree;
+    if (x->prefix != y->prefix) return x->prefix < y->prefix;
+    lk_record r = lk_segment_record(a->segment, x->ordinal);
+    lk_record q = lk_segment_record(b->segment, y->ordinal);
+    return lk_key_compare(r.key, r.key_len, q.key, q.key_len) < 0;
+}
+
+/* The source with the smallest key; of equal keys the newest source, which stands first. */
+static source *source_next(flush *f)
+{
+    source *best = NULL;
+    for (uint32_t i = 0; i < f->source_count; i++) {
+        source *s = &f->sources[i];
+        if (s->at == s->count) continue;
+        if (best == NULL || item_before(s, best)) best = s;
+    }
+    return best;
+}
+
+static lk_status walk(flush *f, lk_error *err)
+{
+    for (source *s; (s = source_next(f)) != NULL; s->at++) {
+        if (s->at >= s->gathered) source_gather(s);
+        uint32_t ordinal = s->items[s->at].ordinal;
+        lk_record r = lk_segment_record(s->segment, ordinal);
+        lk_status st = record_fold(f, &r, s->segment->base_seq + ordinal, err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
+}
+
+static void unlink_added(const lk_flush *in, const lk_edit *edit)
+{
+    for (size_t i = 0; i < edit->add_count; i++) {
+        char path[LK_PATH_MAX];
+        lk_table_path(in->dir, edit->adds[i].meta.file, path, sizeof path);
+        /* What stays behind is removed at the next open: nothing names it. */
+        (void)lk_env_unlink(in->env, path, NULL);
+    }
+}
+
+lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    LK_ASSERT(in->segment_count > 0 && in->segment_count <= LK_FLUSH_SEGMENTS_MAX);
+    memset(out, 0, sizeof *out);
+    flush *f = calloc(1, sizeof *f);
+    if (f == NULL) return lk_fail_nomem(err, sizeof *f);
+    f->in = in;
+    f->edit = edit;
+    f->result = out;
+    for (uint32_t i = in->segment_count; i-- > 0;) {
+        lk_segment *s = in->segments[i];
+        LK_TRY(lk_segment_verify(s, s->count, NULL, err));
+        LK_TRY(source_open(f, s, err));
+        out->records_in += s->count;
+    }
+    LK_TRY(walk(f, err));
+    LK_TRY(table_finish(f, err));
+    if (edit->add_count > 0) LK_TRY(lk_env_sync_dir(in->env, in->dir, err));
+    const lk_segment *last = in->segments[in->segment_count - 1];
+    edit->log_retired = last->generation;
+    edit->last_seq = last->base_seq + last->count - 1;
+done:
+    lk_table_writer_free(f->writer);
+    for (uint32_t i = 0; i < f->source_count; i++) lk_order_unref(f->sources[i].order);
+    if (st != LK_OK) unlink_added(in, edit);
+    free(f);
+    return st;
+}

@@ -1,0 +1,130 @@
+/* frame.c: the bytes of segment headers and frames: their checksums, and reading them back.
+ *
+ * Frame, little-endian (FORMAT.md, "Log", is the authority):
+ *   0        4         8             12      16          20            24          24+length
+ *   +--------+---------+-------------+-------+-----------+-------------+-----------+-------+
+ *   | length | ordinal | synced upto | link  | body hash | header hash | records   | pad 8 |
+ *   +--------+---------+-------------+-------+-----------+-------------+-----------+-------+
+ */
+#include "frame.h"
+
+#include "check.h"
+
+#define MAGIC UINT64_C(0x0A31474F4C4B4D4C) /* "LMKLOG1\n" */
+#define HEADER_SEED UINT64_C(0x6C6F675F68656164)
+
+void lk_segment_header_write(const lk_segment_header *h, uint8_t *out)
+{
+    memset(out, 0, LK_SEGMENT_HEADER_BYTES);
+    lk_store64(out, MAGIC);
+    lk_store32(out + 8, LK_LOG_VERSION);
+    lk_store32(out + 12, h->capacity);
+    lk_store64(out + 16, h->generation);
+    lk_store64(out + 24, h->nonce);
+    lk_store64(out + 32, h->base_seq);
+    lk_store32(out + 40, h->previous_end);
+    lk_store32(out + 44, h->previous_link);
+    memcpy(out + 48, h->boot_id, 16);
+    lk_store32(out + 64, h->marked ? 1 : 0);
+    lk_store64(out + 120, lk_hash_bytes(HEADER_SEED, 0, out, 120));
+}
+
+bool lk_segment_header_parse(const uint8_t *bytes, lk_segment_header *out)
+{
+    memset(out, 0, sizeof *out);
+    if (lk_load64(bytes) != MAGIC || lk_load32(bytes + 8) != LK_LOG_VERSION) return false;
+    if (lk_load64(bytes + 120) != lk_hash_bytes(HEADER_SEED, 0, bytes, 120)) return false;
+    out->capacity = lk_load32(bytes + 12);
+    out->generation = lk_load64(bytes + 16);
+    out->nonce = lk_load64(bytes + 24);
+    out->base_seq = lk_load64(bytes + 32);
+    out->previous_end = lk_load32(bytes + 40);
+    out->previous_link = lk_load32(bytes + 44);
+    memcpy(out->boot_id, bytes + 48, 16);
+    out->marked = (lk_load32(bytes + 64) & 1) != 0;
+    out->link = (uint32_t)lk_load64(bytes + 120);
+    return out->capacity >= LK_SEGMENT_HEADER_BYTES && out->capacity <= LK_SEGMENT_BYTES_MAX;
+}
+
+bool lk_frame_header_parse(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
+                           lk_frame *out)
+{
+    memset(out, 0, sizeof *out);
+    if (offset > end || end - offset < LK_FRAME_HEADER_BYTES + LK_RECORD_HEADER_BYTES) return false;
+    const uint8_t *p = base + offset;
+    uint32_t length = lk_load32(p);
+    if (length < LK_RECORD_HEADER_BYTES || length > end - offset - LK_FRAME_HEADER_BYTES) {
+        return false;
+    }
+    uint64_t w0 = lk_load64(p), w1 = lk_load64(p + 8);
+    uint32_t body = lk_load32(p + 16);
+    if (lk_load32(p + 20) != lk_frame_header_hash(lk_frame_seed(nonce, offset), w0, w1, body)) {
+        return false;
+    }
+    out->offset = offset;
+    out->length = length;
+    out->ordinal = (uint32_t)(w0 >> 32);
+    out->synced_upto = (uint32_t)w1 * 8;
+    out->link = (uint32_t)(w1 >> 32);
+    out->body_expected = body;
+    out->own_hash = lk_load32(p + 20);
+    return true;
+}
+
+/* Whether a whole record begins at p, with `left` bytes before the end of the body. */
+static bool record_fits(const uint8_t *p, uint32_t left, uint32_t *out_bytes)
+{
+    if (left < LK_RECORD_HEADER_BYTES) return false;
+    uint64_t head = lk_load64(p);
+    uint32_t kind = (uint32_t)(head >> 16 & 0xFF), flags = (uint32_t)(head >> 24 & 0xFF);
+    if (kind != LK_KIND_PUT && kind != LK_KIND_DELETE) return false;
+    if ((flags & ~LK_RECORD_FLAGS) != 0) return false;
+    uint64_t bytes = LK_RECORD_HEADER_BYTES + ((flags & LK_RECORD_TREE) != 0 ? 4 : 0) +
+                     (head & 0xFFFF) + (head >> 32);
+    if (bytes > left || head >> 32 > LK_VALUE_BYTES_MAX) return false;
+    *out_bytes = (uint32_t)bytes;
+    return true;
+}
+
+lk_frame_state lk_frame_parse(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
+                              lk_frame *out)
+{
+    if (!lk_frame_header_parse(base, end, nonce, offset, out)) return LK_FRAME_NONE;
+    uint64_t sum = 0;
+    uint32_t at = offset + LK_FRAME_HEADER_BYTES, stop = at + out->length, bytes;
+    while (at < stop) {
+        if (!record_fits(base + at, stop - at, &bytes)) return LK_FRAME_BROKEN;
+        lk_record r = lk_record_at(base + at);
+        sum += lk_record_hash(&r, lk_hash_key(r.tree, r.key, r.key_len), nonce, at);
+        at += bytes;
+        out->records++;
+    }
+    out->body_found = lk_frame_body_hash(sum);
+    return out->body_found == out->body_expected ? LK_FRAME_WHOLE : LK_FRAME_BROKEN;
+}
+
+lk_status lk_segment_verify(const lk_segment *s, uint32_t records, uint64_t *out_bytes,
+                            lk_error *err)
+{
+    uint32_t at = LK_SEGMENT_HEADER_BYTES, ordinal = 0;
+    uint64_t bytes = 0;
+    lk_frame frame;
+    while (ordinal < records) {
+        lk_frame_state state = lk_frame_parse(s->base, s->capacity, s->nonce, at, &frame);
+        uint32_t page = (uint32_t)lk_align_up(at, LK_PAGE_BYTES);
+        if ((state == LK_FRAME_NONE || frame.ordinal != ordinal) && page != at) {
+            at = page; /* a sync begins a new page */
+            state = lk_frame_parse(s->base, s->capacity, s->nonce, at, &frame);
+        }
+        if (state != LK_FRAME_WHOLE || frame.ordinal != ordinal) {
+            const char *path = lk_file_path(s->file);
+            return lk_fail_corrupt(err, path, at, frame.body_expected, frame.body_found,
+                                   "%s: the frame at byte %u is not what was written", path, at);
+        }
+        ordinal += frame.records;
+        at += (uint32_t)lk_frame_bytes(frame.length);
+        bytes += lk_frame_bytes(frame.length);
+    }
+    if (out_bytes != NULL) *out_bytes = bytes;
+    return LK_OK;
+}

@@ -1,0 +1,142 @@
+/* order_build.c: makes the sorted order of a segment longer, and searches in it.
+ *
+ * Callers   cursor.c when a scan begins, flush.c for a frozen segment.
+ * Threads   whoever finds the order too short makes it longer under the segment's order_lock; orders
+ *           already given out do not change.
+ * Errors    LK_NOMEM; the segment keeps the order that it had.
+ */
+#include "order.h"
+
+#include <stdlib.h>
+
+#include "check.h"
+#include "order_sort.h"
+
+/* ---- runs ---- */
+
+static lk_status run_sort(const lk_segment *s, uint32_t from, uint32_t count, lk_order_run **out,
+                          lk_error *err)
+{
+    lk_status st = LK_OK;
+    size_t scratch_bytes = lk_order_sort_scratch_bytes(count);
+    void *scratch = NULL;
+    *out = NULL;
+    LK_TRY(lk_order_alloc(s->env, scratch_bytes, &scratch, err));
+    LK_TRY(lk_order_run_new(s->env, count, out, err));
+    lk_order_sort(s, from, count, (*out)->items, scratch);
+done:
+    lk_order_free(s->env, scratch, scratch_bytes);
+    return st;
+}
+
+/* All records of `newer` are younger than those of `older`. */
+static lk_status run_merge(const lk_segment *s, const lk_order_run *older,
+                           const lk_order_run *newer, lk_order_run **out, lk_error *err)
+{
+    uint32_t count = older->count + newer->count;
+    const lk_order_item *a = older->items, *a_end = a + older->count;
+    const lk_order_item *b = newer->items, *b_end = b + newer->count;
+    lk_status st = lk_order_run_new(s->env, count, out, err);
+    if (st != LK_OK) return st;
+    lk_order_item *to = (*out)->items;
+    while (a < a_end && b < b_end) {
+        bool from_newer = lk_order_compare(s, b, a) < 0;
+        *to++ = from_newer ? *b : *a;
+        b += from_newer;
+        a += !from_newer;
+    }
+    memcpy(to, a, (size_t)(a_end - a) * sizeof *a);
+    to += a_end - a;
+    memcpy(to, b, (size_t)(b_end - b) * sizeof *b);
+    return LK_OK;
+}
+
+/* ---- orders ---- */
+
+/* Merges the last runs for as long as they are too large to stand beside the one before them, or
+ * all of them for `single`. */
+static lk_status order_settle(const lk_segment *s, lk_order *o, bool single, lk_error *err)
+{
+    while (o->run_count >= 2) {
+        lk_order_run *older = o->runs[o->run_count - 2];
+        lk_order_run *newer = o->runs[o->run_count - 1];
+        if (!single && newer->count <= older->count / 2) break;
+        lk_order_run *merged;
+        lk_status st = run_merge(s, older, newer, &merged, err);
+        if (st != LK_OK) return st;
+        lk_order_run_unref(older);
+        lk_order_run_unref(newer);
+        o->run_count--;
+        o->runs[o->run_count - 1] = merged;
+    }
+    return LK_OK;
+}
+
+/* Makes `o` cover the first `upto` ordinals. */
+static lk_status order_extend(const lk_segment *s, lk_order *o, uint32_t upto, bool single,
+                              lk_error *err)
+{
+    if (upto > o->covered) {
+        lk_order_run *run;
+        lk_status st = run_sort(s, o->covered, upto - o->covered, &run, err);
+        if (st != LK_OK) return st;
+        LK_ASSERT(o->run_count < LK_ORDER_RUNS_MAX);
+        o->runs[o->run_count++] = run;
+        o->covered = upto;
+    }
+    return order_settle(s, o, single, err);
+}
+
+lk_status lk_segment_order(lk_segment *s, uint32_t visible, bool single, lk_order **out,
+                           lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_order *fresh = NULL;
+    *out = NULL;
+    lk_lock_acquire(&s->order_lock);
+    lk_order *have = s->order;
+    if (have == NULL || have->covered < visible || (single && have->run_count > 1)) {
+        /* Whatever has been published by now is sorted too: the next scan will ask for it. */
+        uint32_t upto = atomic_load_explicit(&s->published, memory_order_acquire);
+        LK_ASSERT(visible <= upto);
+        fresh = lk_order_copy(have);
+        if (fresh == NULL) {
+            st = lk_fail_nomem(err, sizeof *fresh);
+            goto done;
+        }
+        LK_TRY(order_extend(s, fresh, upto, single, err));
+        s->order = fresh;
+        fresh = NULL;
+        lk_order_unref(have);
+    }
+    lk_order_ref(s->order);
+    *out = s->order;
+done:
+    lk_lock_release(&s->order_lock);
+    lk_order_unref(fresh);
+    return st;
+}
+
+/* ---- search ---- */
+
+uint32_t lk_order_seek(const lk_segment *s, const lk_order_run *run, uint32_t tree,
+                       const uint8_t *key, size_t key_len)
+{
+    uint64_t prefix = lk_key_prefix(key, key_len);
+    uint32_t low = 0, high = run->count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const lk_order_item *item = &run->items[middle];
+        bool before = item->tree < tree || (item->tree == tree && item->prefix < prefix);
+        if (item->tree == tree && item->prefix == prefix) {
+            lk_record r = lk_segment_record(s, item->ordinal);
+            before = lk_key_compare(r.key, r.key_len, key, key_len) < 0;
+        }
+        if (before) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}

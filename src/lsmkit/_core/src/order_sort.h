@@ -1,0 +1,35 @@
+/* order_sort.h: puts the records of a segment in order.
+ *
+ * Owns      nothing: the caller gives the memory of the result and of the scratch space.
+ * Callers   order_build.c, for the records that came since the order was last asked for.
+ * Threads   the records that are sorted are published, so they do not change.
+ */
+#ifndef LK_ORDER_SORT_H
+#define LK_ORDER_SORT_H
+
+#include "order.h"
+#include "segment.h"
+
+/* Order of two records of a segment: tree, key, the newer first. Looks at the records only where
+ * the prefixes are equal. */
+static inline int lk_order_compare(const lk_segment *s, const lk_order_item *a,
+                                   const lk_order_item *b)
+{
+    if (a->tree != b->tree) return a->tree < b->tree ? -1 : 1;
+    if (a->prefix != b->prefix) return a->prefix < b->prefix ? -1 : 1;
+    lk_record x = lk_segment_record(s, a->ordinal);
+    lk_record y = lk_segment_record(s, b->ordinal);
+    int c = lk_key_compare(x.key, x.key_len, y.key, y.key_len);
+    if (c != 0) return c;
+    return (a->ordinal < b->ordinal) - (a->ordinal > b->ordinal);
+}
+
+/* Bytes of scratch space that lk_order_sort wants for `count` records. */
+size_t lk_order_sort_scratch_bytes(uint32_t count);
+
+/* Fills `items` with the records [from, from + count) of a segment, in order. `scratch` is aligned
+ * as malloc aligns. */
+void lk_order_sort(const lk_segment *s, uint32_t from, uint32_t count, lk_order_item *items,
+                   void *scratch);
+
+#endif

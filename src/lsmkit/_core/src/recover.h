@@ -1,0 +1,37 @@
+/* recover.h: the log read back at open: what is a tail, what is damage (DESIGN.md, rule 2).
+ *
+ * E is the end of the longest linked chain of whole frames, D the furthest place that is known to
+ * have been safe: durable (a frame's synced_upto, the next segment's first durable frame, the
+ * manifest), or, in the same boot of the machine, in the kernel's hands (the mark page).
+ *
+ *   E < D                                     damage: reported
+ *   E >= D, nothing valid behind E            a torn tail: cut
+ *   E >= D, valid frames behind, other boot   unsynced pages went in any order: cut, later segments
+ *                                             dropped, the bytes lost are counted
+ *   E >= D, valid frames behind, same boot    damage: killing a process makes no holes
+ */
+#ifndef LK_RECOVER_H
+#define LK_RECOVER_H
+
+#include "manifest.h"
+#include "segment.h"
+
+typedef struct lk_recovery {
+    lk_segment **segments;  /* oldest first, published, read-only; with a reference each */
+    size_t count;
+    uint64_t last_seq;      /* of the last record; the manifest's when there is none */
+    uint64_t max_generation; /* of any log file seen */
+    uint32_t end, link;     /* of the last segment: what the next one continues */
+    uint64_t records, bytes, lost_bytes;
+} lk_recovery;
+
+/* `read_only`: nothing is removed, and files are read, never mapped. */
+lk_status lk_recover(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
+                     bool read_only, lk_recovery *out, lk_error *err);
+void lk_recovery_deinit(lk_recovery *r);
+
+/* Text of a log file: header, frames and records, each line to `print`. */
+lk_status lk_log_dump(lk_env *env, const char *path, bool records,
+                      void (*print)(void *context, const char *line), void *context, lk_error *err);
+
+#endif

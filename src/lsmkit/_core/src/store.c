@@ -1,0 +1,471 @@
+/* store.c: opening and closing a store, and the views and snapshots that readers take.
+ *
+ * Threads   the registry of open stores is guarded by its own mutex; pthread_atfork marks them all
+ *           in a child process, where no handle may be used: threads, locks and mappings stayed
+ *           with the parent.
+ */
+#include "store.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "check.h"
+#include "recover.h"
+
+/* ---- fork ---- */
+
+static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
+static lk_store *registry;
+
+static void fork_prepare(void) { pthread_mutex_lock(&registry_mutex); }
+static void fork_parent(void) { pthread_mutex_unlock(&registry_mutex); }
+static void fork_child(void)
+{
+    for (lk_store *s = registry; s != NULL; s = s->registry_next) {
+        atomic_store_explicit(&s->state, LK_STATE_FORKED, memory_order_relaxed);
+        s->limit = 0;
+        /* The parent's writer may have been inside: nobody will release it here. */
+        atomic_store_explicit(&s->write_lock.state, LK_LOCK_FREE, memory_order_relaxed);
+    }
+    registry = NULL;
+    pthread_mutex_unlock(&registry_mutex);
+}
+static void fork_watch(void) { (void)pthread_atfork(fork_prepare, fork_parent, fork_child); }
+
+static void registry_add(lk_store *s)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fork_watch);
+    pthread_mutex_lock(&registry_mutex);
+    s->registry_next = registry;
+    registry = s;
+    pthread_mutex_unlock(&registry_mutex);
+}
+
+static void registry_remove(lk_store *s)
+{
+    pthread_mutex_lock(&registry_mutex);
+    for (lk_store **at = &registry; *at != NULL; at = &(*at)->registry_next) {
+        if (*at != s) continue;
+        *at = s->registry_next;
+        break;
+    }
+    pthread_mutex_unlock(&registry_mutex);
+}
+
+/* ---- calls ---- */
+
+lk_status lk_store_closed_error(const lk_store *s, lk_error *err)
+{
+    bool forked = atomic_load_explicit(&s->state, memory_order_relaxed) == LK_STATE_FORKED;
+    return lk_fail(err, LK_CLOSED, 0, s->dir, 0, 0, 0,
+                   forked ? "%s: the store was opened by the parent process; open it again here"
+                          : "%s: the store is closed",
+                   s->dir);
+}
+
+lk_status lk_store_enter(lk_store *s, lk_error *err)
+{
+    atomic_fetch_add_explicit(&s->inside, 1, memory_order_seq_cst);
+    if (LK_LIKELY(atomic_load_explicit(&s->state, memory_order_seq_cst) == LK_STATE_OPEN)) {
+        return LK_OK;
+    }
+    lk_store_leave(s);
+    return lk_store_closed_error(s, err);
+}
+
+void lk_store_leave(lk_store *s)
+{
+    atomic_fetch_sub_explicit(&s->inside, 1, memory_order_seq_cst);
+}
+
+/* ---- views and snapshots ---- */
+
+lk_view *lk_store_view(lk_store *s)
+{
+    unsigned token = lk_guard_enter(&s->guard);
+    lk_view *v = atomic_load_explicit(&s->view, memory_order_seq_cst);
+    lk_view_ref(v);
+    lk_guard_exit(&s->guard, token);
+    return v;
+}
+
+lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq)
+{
+    lk_view *v = lk_store_view(s);
+    if (v->segment_count > 0) {
+        const lk_segment *newest = v->segments[0];
+        uint32_t n = atomic_load_explicit(&newest->published, memory_order_acquire);
+        *out_seq = newest->base_seq + n - 1;
+    } else {
+        *out_seq = lk_manifest_last_seq(s->manifest);
+    }
+    return v;
+}
+
+lk_status lk_store_snapshot(lk_store *s, lk_snapshot **out, lk_error *err)
+{
+    lk_snapshot *snapshot = malloc(sizeof *snapshot);
+    *out = NULL;
+    if (snapshot == NULL) return lk_fail_nomem(err, sizeof *snapshot);
+    /* Under the lock: a flush that takes the list either finds this one, or froze its segments
+     * before, so that all of them are older than what this one sees. */
+    lk_lock_acquire(&s->snapshot_lock);
+    lk_view *v = lk_store_view_now(s, &snapshot->seq);
+    snapshot->previous = s->snapshots.previous;
+    snapshot->next = &s->snapshots;
+    snapshot->previous->next = snapshot;
+    s->snapshots.previous = snapshot;
+    lk_lock_release(&s->snapshot_lock);
+    lk_view_unref(v);
+    *out = snapshot;
+    return LK_OK;
+}
+
+void lk_store_release(lk_store *s, lk_snapshot *snapshot)
+{
+    if (snapshot == NULL) return;
+    lk_lock_acquire(&s->snapshot_lock);
+    snapshot->next->previous = snapshot->previous;
+    snapshot->previous->next = snapshot->next;
+    lk_lock_release(&s->snapshot_lock);
+    free(snapshot);
+}
+
+lk_status lk_store_snapshots(lk_store *s, uint64_t **out, size_t *out_count, lk_error *err)
+{
+    lk_status st = LK_OK;
+    size_t n = 0;
+    *out = NULL;
+    *out_count = 0;
+    lk_lock_acquire(&s->snapshot_lock);
+    for (lk_snapshot *p = s->snapshots.next; p != &s->snapshots; p = p->next) n++;
+    if (n > 0) {
+        *out = malloc(n * sizeof **out);
+        if (*out == NULL) st = lk_fail_nomem(err, n * sizeof **out);
+    }
+    if (*out != NULL) {
+        /* Newest last in the ring, so backwards is descending. */
+        for (lk_snapshot *p = s->snapshots.previous; p != &s->snapshots; p = p->previous) {
+            (*out)[(*out_count)++] = p->seq;
+        }
+    }
+    lk_lock_release(&s->snapshot_lock);
+    return st;
+}
+
+/* ---- opening ---- */
+
+void lk_store_options_init(lk_store_options *o)
+{
+    *o = (lk_store_options){
+        .segment_bytes = 64u << 20,
+        .cache_bytes = 256u << 20,
+        .table_bytes = 64u << 20,
+        .block_bytes = 16u << 10,
+        .filter_bits = 10,
+        .codec = LK_CODEC_LZ4,
+        .background_threads = 2,
+        .sync_interval_ms = 1000,
+        .frozen_max = 3,
+        .create_if_missing = true,
+    };
+}
+
+static lk_status directory_prepare(lk_store *s, bool *out_exists, lk_error *err)
+{
+    lk_status st = LK_OK;
+    const lk_store_options *o = &s->options;
+    bool dir_exists, is_dir;
+    *out_exists = false;
+    LK_TRY(lk_env_exists(s->env, s->dir, &dir_exists, &is_dir, err));
+    if (dir_exists && !is_dir) {
+        return lk_fail(err, LK_INVALID, 0, s->dir, 0, 0, 0, "%s: is not a directory", s->dir);
+    }
+    if (dir_exists) LK_TRY(lk_manifest_exists(s->env, s->dir, out_exists, err));
+    if (!*out_exists && (!o->create_if_missing || o->read_only)) {
+        return lk_fail(err, LK_NOT_FOUND, 0, s->dir, 0, 0, 0, "%s: there is no store", s->dir);
+    }
+    if (*out_exists && o->error_if_exists) {
+        return lk_fail(err, LK_EXISTS, 0, s->dir, 0, 0, 0, "%s: the store is there already", s->dir);
+    }
+    if (!dir_exists) {
+        LK_TRY(lk_env_mkdir(s->env, s->dir, NULL, err));
+    }
+done:
+    return st;
+}
+
+static lk_status owner_lock(lk_store *s, lk_error *err)
+{
+    char path[LK_PATH_MAX];
+    (void)snprintf(path, sizeof path, "%.*s/LOCK", LK_PATH_MAX - 32, s->dir);
+    uint64_t started = lk_env_now_ns(s->env);
+    for (;;) {
+        lk_status st = lk_env_lock(s->env, path, &s->owner, err);
+        if (st != LK_LOCKED) return st;
+        if (lk_env_now_ns(s->env) - started >= s->options.lock_timeout_ns) return st;
+        /* Nothing signals an event that is the caller's own: this is a sleep of 10 ms. */
+        (void)lk_event_wait_ns(&s->changed, lk_event_generation(&s->changed), 10000000);
+    }
+}
+
+static bool version_holds(const lk_version *v, uint64_t file)
+{
+    for (uint32_t t = 0; t < v->tree_count; t++) {
+        const lk_tree_version *tree = v->trees[t];
+        if (tree == NULL) continue;
+        for (uint32_t i = 0; i < tree->range_count; i++) {
+            const lk_range *range = &tree->ranges[i];
+            for (uint32_t j = 0; j < range->run_count; j++) {
+                for (uint32_t k = 0; k < range->runs[j].count; k++) {
+                    if (lk_table_meta_of(range->runs[j].tables[k])->file == file) return true;
+                }
+            }
+        }
+    }
+    return false;
+}
+
+/* Tables that no edit names were being written when the process died. */
+static lk_status orphans_remove(lk_store *s, const lk_version *version, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_names names = {0};
+    LK_TRY(lk_env_list(s->env, s->dir, &names, err));
+    for (size_t i = 0; i < names.count; i++) {
+        char *end;
+        const char *name = names.names[i];
+        if (*name < '0' || *name > '9') continue;
+        uint64_t file = strtoull(name, &end, 10);
+        if (strcmp(end, ".sst") != 0) continue;
+        lk_manifest_saw_file(s->manifest, file);
+        if (version_holds(version, file)) continue;
+        char path[LK_PATH_MAX];
+        lk_table_path(s->dir, file, path, sizeof path);
+        LK_TRY(lk_env_unlink(s->env, path, err));
+    }
+done:
+    lk_names_free(&names);
+    return st;
+}
+
+static lk_status log_recover(lk_store *s, lk_version *version, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_recovery r;
+    lk_segment **newest_first = NULL;
+    LK_TRY(lk_recover(s->env, s->dir, s->manifest, s->mapped, s->options.read_only, &r, err));
+    newest_first = calloc(r.count + 1, sizeof *newest_first);
+    if (newest_first == NULL) {
+        st = lk_fail_nomem(err, r.count * sizeof *newest_first);
+        goto done;
+    }
+    for (size_t i = 0; i < r.count; i++) newest_first[i] = r.segments[r.count - 1 - i];
+    lk_view *v = lk_view_new(newest_first, (uint32_t)r.count, version);
+    if (v == NULL) {
+        st = lk_fail_nomem(err, sizeof *v);
+        goto done;
+    }
+    atomic_store(&s->view, v);
+    atomic_store(&s->frozen, (uint32_t)r.count);
+    atomic_store(&s->recovered_left, (uint32_t)r.count);
+    atomic_store(&s->counters.recovered_records, r.records);
+    atomic_store(&s->counters.recovered_bytes, r.bytes);
+    atomic_store(&s->counters.lost_bytes, r.lost_bytes);
+    s->next_seq = r.last_seq + 1;
+    s->next_generation = r.max_generation + 1;
+    s->newest_generation = r.max_generation;
+    s->previous_end = r.end;
+    s->previous_link = r.link;
+done:
+    free(newest_first);
+    lk_recovery_deinit(&r);
+    return st;
+}
+
+lk_status lk_store_peek(lk_env *env, const char *dir, const char *name, char **out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    bool exists = false;
+    lk_manifest *m = NULL;
+    lk_manifest_options o = {.read_only = true};
+    *out = NULL;
+    LK_TRY(lk_env_exists(env, dir, &exists, NULL, err));
+    if (exists) LK_TRY(lk_manifest_exists(env, dir, &exists, err));
+    if (!exists) goto done;
+    LK_TRY(lk_manifest_open(env, dir, &o, NULL, &m, err));
+    const char *value = lk_manifest_property(m, name);
+    if (value == NULL) goto done;
+    *out = strdup(value);
+    if (*out == NULL) st = lk_fail_nomem(err, strlen(value));
+done:
+    lk_manifest_close(m);
+    return st;
+}
+
+static void store_init(lk_store *s)
+{
+    lk_guard_init(&s->guard);
+    lk_lock_init(&s->write_lock);
+    lk_lock_init(&s->view_lock);
+    lk_lock_init(&s->edit_lock);
+    lk_lock_init(&s->snapshot_lock);
+    lk_lock_init(&s->failure_lock);
+    pthread_mutex_init(&s->sync_mutex, NULL);
+    pthread_cond_init(&s->sync_cond, NULL);
+    pthread_mutex_init(&s->queue_mutex, NULL);
+    pthread_cond_init(&s->queue_cond, NULL);
+    lk_event_init(&s->changed);
+    lk_event_init(&s->decide);
+    lk_event_init(&s->keeper_event);
+    s->snapshots.next = s->snapshots.previous = &s->snapshots;
+}
+
+static lk_status options_check(const lk_store_options *o, const char *dir, lk_error *err)
+{
+    if (strlen(dir) + 32 > LK_PATH_MAX) {
+        return lk_fail(err, LK_INVALID, 0, NULL, 0, LK_PATH_MAX - 32, strlen(dir),
+                       "the path of the store is longer than %d bytes", LK_PATH_MAX - 32);
+    }
+    if (o->segment_bytes < LK_SEGMENT_BYTES_MIN || o->segment_bytes > LK_SEGMENT_BYTES_MAX) {
+        return lk_fail(err, LK_INVALID, 0, dir, 0, LK_SEGMENT_BYTES_MAX, o->segment_bytes,
+                       "segment_bytes is %" PRIu64 ", not %u to %u", o->segment_bytes,
+                       LK_SEGMENT_BYTES_MIN, LK_SEGMENT_BYTES_MAX);
+    }
+    return LK_OK;
+}
+
+static lk_status store_load(lk_store *s, lk_error *err)
+{
+    lk_status st = LK_OK;
+    bool exists;
+    lk_version *version = NULL;
+    lk_manifest_options mo = {.read_only = s->options.read_only};
+    LK_TRY(directory_prepare(s, &exists, err));
+    if (!s->options.read_only) {
+        LK_TRY(owner_lock(s, err));
+        /* Whoever had it may have made the store meanwhile. */
+        LK_TRY(directory_prepare(s, &exists, err));
+    }
+    bool may_map = lk_env_may_map(s->env, s->dir);
+    s->mapped = s->options.log_io == LK_LOG_MAPPED ||
+                (s->options.log_io == LK_LOG_AUTO && may_map);
+    LK_TRY(lk_cache_new(s->options.cache_bytes, &s->guard, &s->cache, err));
+    lk_limiter_init(&s->limiter, s->env, s->options.rate_limit);
+    if (exists) {
+        LK_TRY(lk_manifest_open(s->env, s->dir, &mo, s->cache, &s->manifest, err));
+    } else {
+        LK_TRY(lk_manifest_create(s->env, s->dir, &mo, s->cache, &s->manifest, err));
+    }
+    version = lk_manifest_version(s->manifest);
+    if (!s->options.read_only) LK_TRY(orphans_remove(s, version, err));
+    LK_TRY(log_recover(s, version, err));
+done:
+    lk_version_unref(version);
+    return st;
+}
+
+lk_status lk_store_open(lk_env *env, const char *dir, const lk_store_options *options,
+                        lk_store **out, lk_error *err)
+{
+    *out = NULL;
+    lk_status st = options_check(options, dir, err);
+    if (st != LK_OK) return st;
+    lk_store *s = calloc(1, sizeof *s);
+    if (s == NULL) return lk_fail_nomem(err, sizeof *s);
+    s->env = env;
+    s->options = *options;
+    s->options.segment_bytes = lk_align_up(options->segment_bytes, LK_PAGE_BYTES);
+    (void)snprintf(s->dir, sizeof s->dir, "%s", dir);
+    store_init(s);
+    LK_TRY(store_load(s, err));
+    if (!s->options.read_only) LK_TRY(lk_store_start(s, err));
+    registry_add(s);
+    *out = s;
+    s = NULL;
+done:
+    if (s != NULL) {
+        lk_store_stop(s);
+        atomic_store(&s->state, LK_STATE_CLOSED);
+        lk_view_unref(atomic_load(&s->view));
+        atomic_store(&s->view, NULL);
+        lk_env_unlock(s->owner);
+        s->owner = NULL;
+        lk_store_free(s);
+    }
+    return st;
+}
+
+/* ---- closing ---- */
+
+static lk_status close_flush(lk_store *s, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_edit edit;
+    if (s->options.read_only) return LK_OK;
+    if (atomic_load(&s->failed) != 0) return LK_OK; /* every write since has said so */
+    lk_edit_init(&edit);
+    LK_TRY(lk_store_flush(s, err));
+    edit.clean = true;
+    lk_lock_acquire(&s->edit_lock);
+    st = lk_manifest_append(s->manifest, &edit, NULL, err);
+    lk_lock_release(&s->edit_lock);
+done:
+    lk_edit_deinit(&edit);
+    return st;
+}
+
+lk_status lk_store_close(lk_store *s, lk_error *err)
+{
+    uint32_t open = LK_STATE_OPEN;
+    if (!atomic_compare_exchange_strong(&s->state, &open, LK_STATE_CLOSING)) return LK_OK;
+    lk_lock_acquire(&s->write_lock);
+    s->limit = 0;
+    lk_lock_release(&s->write_lock);
+    lk_event_broadcast(&s->decide);
+    lk_guard_sync(&s->guard);
+    while (atomic_load_explicit(&s->inside, memory_order_seq_cst) != 0) {
+        lk_event_broadcast(&s->changed);
+        (void)lk_event_wait_ns(&s->keeper_event, lk_event_generation(&s->keeper_event), 100000);
+    }
+    lk_status st = close_flush(s, err);
+    lk_store_stop(s);
+    registry_remove(s);
+    lk_view *v = atomic_exchange(&s->view, NULL);
+    lk_view_unref(v);
+    lk_segment_unref(s->active);
+    s->active = NULL;
+    lk_manifest_close(s->manifest);
+    s->manifest = NULL;
+    lk_env_unlock(s->owner);
+    s->owner = NULL;
+    atomic_store(&s->state, LK_STATE_CLOSED);
+    lk_event_broadcast(&s->changed);
+    return st;
+}
+
+void lk_store_free(lk_store *s)
+{
+    /* In a child its mappings, threads and locks are not there, so that nothing can be given back. */
+    if (s == NULL || atomic_load(&s->state) == LK_STATE_FORKED) return;
+    LK_ASSERT(atomic_load(&s->state) == LK_STATE_CLOSED);
+    lk_manifest_close(s->manifest);
+    lk_cache_free(s->cache);
+    lk_limiter_deinit(&s->limiter);
+    lk_event_deinit(&s->changed);
+    lk_event_deinit(&s->decide);
+    lk_event_deinit(&s->keeper_event);
+    pthread_cond_destroy(&s->queue_cond);
+    pthread_mutex_destroy(&s->queue_mutex);
+    pthread_cond_destroy(&s->sync_cond);
+    pthread_mutex_destroy(&s->sync_mutex);
+    lk_lock_deinit(&s->failure_lock);
+    lk_lock_deinit(&s->snapshot_lock);
+    lk_lock_deinit(&s->edit_lock);
+    lk_lock_deinit(&s->view_lock);
+    lk_lock_deinit(&s->write_lock);
+    lk_guard_deinit(&s->guard);
+    free(s);
+}

@@ -1,0 +1,275 @@
+/* store.h: one log, its trees, one sequence, one manifest, one pool of background threads.
+ *
+ * Owns      the directory's lock, the active segment and a spare one, the current view, the
+ *           manifest, the cache, and its threads: a keeper (spare segments, periodic sync, what
+ *           readers have left behind) and workers (flush first, then compaction).
+ * Callers   the border; nothing in C.
+ * Threads   any. Lock order: write_lock, view_lock; edit_lock, view_lock; snapshot_lock, sync and
+ *           queue mutexes are innermost. No lock is held while waiting for an event.
+ * Always    what `published` of a segment shows is in the log; a view that is current holds every
+ *           record that is in no table.
+ * Errors    a failed log write or sync stays in the store: every later write returns it.
+ */
+#ifndef LK_STORE_H
+#define LK_STORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "column.h"
+#include "compact.h"
+#include "cursor.h"
+#include "limiter.h"
+#include "lock.h"
+#include "view.h"
+
+typedef enum lk_durability {
+    LK_DURABILITY_PROCESS = 0,  /* survives the process */
+    LK_DURABILITY_PERIODIC = 1, /* ... and, but for the last interval, power loss */
+    LK_DURABILITY_SYNC = 2,     /* ... and power loss */
+} lk_durability;
+
+typedef enum lk_log_io { LK_LOG_AUTO = 0, LK_LOG_MAPPED = 1, LK_LOG_WRITTEN = 2 } lk_log_io;
+
+typedef struct lk_store_options {
+    uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit;
+    uint32_t block_bytes, filter_bits;
+    lk_codec codec;
+    lk_durability durability; /* of the store: decides how log pages are prepared */
+    lk_log_io log_io;
+    uint32_t background_threads;
+    uint32_t sync_interval_ms;
+    uint32_t frozen_max;      /* segments that may wait for flush before writers wait */
+    bool read_only, create_if_missing, error_if_exists;
+    uint64_t lock_timeout_ns; /* how long to wait for another owner */
+} lk_store_options;
+
+typedef enum lk_state {
+    LK_STATE_OPEN = 0,
+    LK_STATE_CLOSING,
+    LK_STATE_CLOSED,
+    LK_STATE_FORKED, /* in a child of the process that opened it */
+} lk_state;
+
+typedef struct lk_snapshot {
+    struct lk_snapshot *next, *previous;
+    uint64_t seq;
+} lk_snapshot;
+
+typedef struct lk_store_counters {
+    _Atomic uint64_t frames, records, bytes;            /* into the log */
+    _Atomic uint64_t syncs, rotations;
+    _Atomic uint64_t stalls, stall_ns;                  /* writers that waited for flush */
+    _Atomic uint64_t slowdowns, slowdown_ns;            /* writers that were slowed on purpose */
+    _Atomic uint64_t flushes, flush_records, flush_bytes, flush_ns;
+    _Atomic uint64_t compactions, moves, compact_in, compact_out, compact_rows, compact_ns;
+    _Atomic uint64_t rows_copied, recovered_records, recovered_bytes, lost_bytes;
+} lk_store_counters;
+
+struct lk_store_job;
+
+typedef struct lk_store {
+    /* fixed after open */
+    lk_env *env;
+    char dir[LK_PATH_MAX];
+    lk_store_options options;
+    bool mapped;
+    lk_lock_file *owner;
+    lk_manifest *manifest;
+    lk_cache *cache;
+    lk_limiter limiter;
+    struct lk_store *registry_next; /* guarded by the registry's mutex, see store.c */
+
+    lk_guard guard;
+    _Atomic(lk_view *) view;    /* release; readers load it inside a guard section */
+    _Atomic uint32_t state;     /* lk_state */
+    _Atomic uint32_t inside;    /* calls that may block and are under way */
+
+    lk_lock write_lock;
+    /* guarded by write_lock */
+    lk_segment *active;         /* NULL until the first write */
+    lk_segment *spare;          /* prepared by the keeper */
+    atomic_bool spare_wanted;   /* from the first write on */
+    uint32_t limit;             /* frames that would end behind this take the slow path */
+    uint64_t next_seq;
+    uint64_t next_generation;
+    uint64_t newest_generation; /* of the segment activated last */
+    uint32_t previous_end, previous_link; /* of the last frozen segment, while none is active */
+    bool periodic;              /* something was written that waits for the periodic sync */
+    uint64_t pace_ns;           /* when the next piece may be written, under a rate */
+    lk_error spare_error;       /* why no spare can be had */
+
+    lk_lock view_lock;          /* replacing the view */
+    lk_view *limbo[64];         /* replaced views, for the keeper; guarded by view_lock */
+    uint32_t limbo_count;
+    lk_segment *retired[64];    /* flushed segments, for recycling; guarded by view_lock */
+    uint32_t retired_count;
+
+    lk_lock edit_lock;          /* one manifest edit at a time, with its view */
+
+    lk_lock snapshot_lock;
+    lk_snapshot snapshots;      /* ring; guarded by snapshot_lock */
+
+    pthread_mutex_t sync_mutex;
+    pthread_cond_t sync_cond;
+    bool syncing;               /* guarded by sync_mutex: a leader is at it */
+    uint64_t durable_generation; /* guarded by sync_mutex */
+    uint32_t durable_end;
+
+    _Atomic uint32_t failed;    /* a log write or sync failed; see failure */
+    lk_error failure;           /* written once, before `failed` */
+    lk_lock failure_lock;
+
+    _Atomic uint64_t write_rate;   /* bytes a second that writers may log; 0: no limit */
+    _Atomic uint32_t stopped;      /* writers wait: too many runs */
+    _Atomic uint32_t frozen;       /* segments that wait for flush */
+    _Atomic uint64_t flushed_generation;
+    _Atomic uint32_t recovered_left; /* segments read back at open and not yet flushed */
+
+    pthread_mutex_t queue_mutex;
+    pthread_cond_t queue_cond;     /* workers wait here */
+    struct lk_store_job *jobs, *jobs_tail, *done;
+    uint32_t jobs_queued, jobs_running;
+    bool flushing, stopping;
+    uint64_t next_job;
+    lk_error background_error;     /* the last one of a flush or compaction */
+    uint64_t background_errors;
+    uint64_t flush_retry_ns;       /* after a failed flush: not before */
+
+    lk_event changed;              /* a flush or job ended, a spare came: all who wait look again */
+    lk_event decide;               /* a flush or job ended: there may be something to compact */
+    lk_event keeper_event;
+    pthread_t keeper;
+    pthread_t workers[64];
+    uint32_t worker_count;
+    bool keeper_running;
+    atomic_bool cancel;            /* jobs stop at their next write */
+
+    lk_store_counters counters;
+} lk_store;
+
+void lk_store_options_init(lk_store_options *o);
+
+/* ---- opening and closing (store.c) ---- */
+
+lk_status lk_store_open(lk_env *env, const char *dir, const lk_store_options *options,
+                        lk_store **out, lk_error *err);
+/* Refuses new calls, waits for those inside, flushes, stops the threads, gives up the lock. The
+ * struct stays for cursors that are still held. May be called twice. */
+lk_status lk_store_close(lk_store *s, lk_error *err);
+/* Memory; after close, and when nothing refers to the store any more. NULL is accepted. */
+void lk_store_free(lk_store *s);
+
+/* A named text of the store in `dir`, malloc'ed; NULL when it is not set or there is no store. */
+lk_status lk_store_peek(lk_env *env, const char *dir, const char *name, char **out, lk_error *err);
+
+/* Brackets a call that may block; LK_CLOSED when the store is not open. */
+lk_status lk_store_enter(lk_store *s, lk_error *err);
+void lk_store_leave(lk_store *s);
+lk_status lk_store_closed_error(const lk_store *s, lk_error *err);
+
+/* ---- reading ---- */
+
+/* A short read that does not block: the current view, good until lk_guard_exit(&s->guard, token);
+ * NULL when the store is not open, and then there is nothing to exit. */
+static inline lk_view *lk_store_read_begin(lk_store *s, unsigned *out_token)
+{
+    *out_token = lk_guard_enter(&s->guard);
+    if (LK_LIKELY(atomic_load_explicit(&s->state, memory_order_seq_cst) == LK_STATE_OPEN)) {
+        return atomic_load_explicit(&s->view, memory_order_seq_cst);
+    }
+    lk_guard_exit(&s->guard, *out_token);
+    return NULL;
+}
+static inline bool lk_store_is_forked(const lk_store *s)
+{
+    return atomic_load_explicit(&s->state, memory_order_relaxed) == LK_STATE_FORKED;
+}
+static inline uint32_t lk_store_frozen(const lk_store *s)
+{
+    return atomic_load_explicit(&s->frozen, memory_order_relaxed);
+}
+static inline bool lk_store_is_open(const lk_store *s)
+{
+    return atomic_load_explicit(&s->state, memory_order_relaxed) == LK_STATE_OPEN;
+}
+
+/* The current view, with a reference. */
+lk_view *lk_store_view(lk_store *s);
+/* ... and the last sequence that it shows. */
+lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq);
+lk_status lk_store_snapshot(lk_store *s, lk_snapshot **out, lk_error *err);
+void lk_store_release(lk_store *s, lk_snapshot *snapshot);
+/* The sequences of all snapshots, descending; `out` is malloc'ed, NULL when there are none. */
+lk_status lk_store_snapshots(lk_store *s, uint64_t **out, size_t *out_count, lk_error *err);
+
+/* ---- writing (write.c) ---- */
+
+/* The hot path: one record, durability "process" or "periodic", mapped log. LK_FULL: use
+ * lk_store_write, which may block; nothing was changed. Never blocks. */
+lk_status lk_store_try_put(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
+                           uint32_t key_len, const uint8_t *value, uint32_t value_len,
+                           uint64_t hash);
+
+/* A frame filled by the caller: on LK_OK the write lock is held and `*out` takes exactly
+ * `body_bytes` bytes of records; the caller then commits, at once and without doing anything that
+ * could wait. LK_FULL as above. */
+lk_status lk_store_try_begin(lk_store *s, uint64_t body_bytes, uint32_t records, uint8_t **out);
+lk_status lk_store_commit(lk_store *s, uint64_t body_bytes, uint32_t records, lk_error *err);
+
+typedef struct lk_write {
+    lk_durability durability;
+    uint64_t timeout_ns;      /* longest wait for room; UINT64_MAX: for ever. LK_BUSY after it */
+    uint32_t tree;
+    lk_kind kind;
+    const lk_column *keys;    /* columns: one record a row ... */
+    const lk_column *values;  /* ... NULL for deletes */
+    const uint8_t *body;      /* or, keys NULL: records as they stand in a log */
+    uint64_t body_bytes;
+    uint64_t records;
+} lk_write;
+
+/* One frame, atomic. Blocks: for room, and for the disk when durability is "sync". */
+lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err);
+
+/* All that was written before the call is on the disk when it returns. */
+lk_status lk_store_sync(lk_store *s, lk_error *err);
+/* Makes the active segment a frozen one, unless it is empty; its generation (0: it was empty). */
+void lk_store_freeze(lk_store *s, uint64_t *out_generation);
+/* How fast writers may log (0: no limit), and whether they may begin another segment. */
+void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop);
+/* Keeps the first failure of the log, and readers' memory out of the kernel's hands. */
+void lk_store_fail(lk_store *s, const lk_error *err);
+
+/* ---- background (background.c) ---- */
+
+lk_status lk_store_start(lk_store *s, lk_error *err);
+void lk_store_stop(lk_store *s);
+void lk_store_wake(lk_store *s); /* workers look for work */
+/* Freezes and flushes all that was written before the call. */
+lk_status lk_store_flush(lk_store *s, lk_error *err);
+/* One flush of everything frozen, in the calling thread. */
+lk_status lk_store_flush_now(lk_store *s, lk_error *err);
+/* The current view is replaced: `version` NULL keeps the version; segments up to `flushed` (0: none)
+ * leave; `fresh` (may be NULL) becomes the newest. */
+lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
+                           lk_error *err);
+
+/* A compaction job is queued; files and lower are copied. Its number comes back with its result. */
+lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_error *err);
+typedef struct lk_job_report {
+    uint64_t id;
+    lk_status status;
+    lk_job_result result;
+    char message[LK_MESSAGE_MAX];
+} lk_job_report;
+/* The oldest report not yet taken; false when there is none. */
+bool lk_store_take_report(lk_store *s, lk_job_report *out);
+uint32_t lk_store_free_workers(lk_store *s);
+bool lk_store_is_quiet(lk_store *s); /* nothing frozen, queued or running */
+/* How often background work failed, and the last error (out->code LK_OK: none). */
+uint64_t lk_store_background_errors(lk_store *s, lk_error *out);
+/* A named text kept in the manifest; durable when it returns. NULL removes it. */
+lk_status lk_store_set_property(lk_store *s, const char *name, const char *value, lk_error *err);
+
+#endif

@@ -1,0 +1,89 @@
+/* table_self.c: a table file asked what it is, without a manifest: for dumps and for repair.
+ *
+ * Owns      nothing beyond a call.
+ * Errors    LK_CORRUPT where footer or properties are not what was written.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "table.h"
+#include "table_format.h"
+
+static lk_status read_properties(lk_file *file, const lk_table_footer *footer, lk_block **out,
+                                 lk_table_properties *props, lk_error *err)
+{
+    lk_status st = LK_OK;
+    size_t bytes = (size_t)footer->properties.bytes;
+    lk_block_source source = {lk_file_path(file), footer->nonce, footer->properties.offset};
+    lk_block_image image;
+    uint8_t *data = malloc(bytes > 0 ? bytes : 1);
+    if (data == NULL) return lk_fail_nomem(err, bytes);
+    LK_TRY(lk_file_read_exact(file, footer->properties.offset, data, bytes, err));
+    LK_TRY(lk_block_parse(data, bytes, &source, &image, err));
+    LK_TRY(lk_block_decode(&image, &source, out, err));
+    LK_TRY(lk_table_properties_parse(*out, &source, props, err));
+done:
+    free(data);
+    return st;
+}
+
+lk_status lk_table_meta_read(lk_env *env, const char *path, lk_table_meta *out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_file *file = NULL;
+    lk_block *block = NULL;
+    uint64_t size = 0;
+    uint8_t data[LK_TABLE_FOOTER_BYTES];
+    lk_table_footer footer;
+    lk_table_properties props;
+    memset(out, 0, sizeof *out);
+    LK_TRY(lk_env_open(env, path, LK_OPEN_READ, &file, err));
+    LK_TRY(lk_file_size(file, &size, err));
+    if (size < sizeof data) {
+        st = lk_fail_corrupt(err, path, size, sizeof data, size, "%s: too short for a table", path);
+        goto done;
+    }
+    LK_TRY(lk_file_read_exact(file, size - sizeof data, data, sizeof data, err));
+    LK_TRY(lk_table_footer_parse(data, path, size - sizeof data, &footer, err));
+    LK_TRY(read_properties(file, &footer, &block, &props, err));
+    lk_table_meta meta = {
+        .file = footer.file,
+        .nonce = footer.nonce,
+        .bytes = size,
+        .rows = props.rows,
+        .tombstones = props.tombstones,
+        .raw_bytes = props.raw_bytes,
+        .seq_min = props.seq_min,
+        .seq_max = props.seq_max,
+        .tree = props.tree,
+        .min_len = (uint32_t)props.min_key.len,
+        .max_len = (uint32_t)props.max_key.len,
+        .min_key = (uint8_t *)(uintptr_t)props.min_key.data,
+        .max_key = (uint8_t *)(uintptr_t)props.max_key.data,
+    };
+    LK_TRY(lk_table_meta_copy(&meta, out, err));
+done:
+    lk_block_unref(block);
+    lk_file_close(file);
+    return st;
+}
+
+lk_status lk_table_dump_file(lk_env *env, const char *path, bool rows,
+                             void (*print)(void *context, const char *line), void *context,
+                             lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_table_meta meta = {0};
+    lk_table *table = NULL;
+    char dir[LK_PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    (void)snprintf(dir, sizeof dir, "%.*s", slash == NULL ? 1 : (int)(slash - path),
+                   slash == NULL ? "." : path);
+    LK_TRY(lk_table_meta_read(env, path, &meta, err));
+    LK_TRY(lk_table_new(env, dir, &meta, NULL, &table, err));
+    LK_TRY(lk_table_dump(table, rows, print, context, err));
+done:
+    lk_table_unref(table);
+    lk_table_meta_deinit(&meta);
+    return st;
+}

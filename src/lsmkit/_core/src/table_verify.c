@@ -1,0 +1,129 @@
+/* table_verify.c: proof that a table file is what was written.
+ *
+ * Callers   DB.verify() and the command line, through the store.
+ * Threads   any; nothing of the loaded table is used, so that what is proved is the file as it
+ *           stands now, not what was read from it once.
+ * Errors    LK_CORRUPT at the first fault; LK_IO.
+ */
+#include <stdlib.h>
+
+#include "check.h"
+#include "hash.h"
+#include "table_parts.h"
+
+typedef struct totals {
+    uint64_t rows, tombstones, raw_bytes;
+    uint64_t seq_min, seq_max;
+} totals;
+
+static lk_status corrupt(const lk_block_source *source, uint64_t expected, uint64_t found,
+                         const char *what, lk_error *err)
+{
+    return lk_fail_corrupt(err, source->path, source->offset, expected, found, "block at %llu: %s",
+                           (unsigned long long)source->offset, what);
+}
+
+static void add_block(totals *sum, const lk_block *b)
+{
+    sum->rows += b->rows;
+    for (uint32_t i = 0; i < b->rows; i++) {
+        uint64_t seq = lk_block_seq(b, i);
+        sum->tombstones += lk_block_kind(b, i) == LK_KIND_DELETE;
+        sum->raw_bytes += lk_block_key(b, i).len + lk_block_value(b, i).len;
+        if (seq < sum->seq_min) sum->seq_min = seq;
+        if (seq > sum->seq_max) sum->seq_max = seq;
+    }
+}
+
+/* Its keys lie behind `before`, end as the index says, and pass the filter. */
+static lk_status check_place(const lk_table_parts *p, uint32_t index, const lk_block *b,
+                             const lk_block_source *source, lk_error *err)
+{
+    lk_bytes first = lk_block_key(b, 0), last = lk_block_key(b, b->rows - 1);
+    lk_bytes named = lk_block_key(p->index, index);
+    if (!lk_bytes_equal(last.data, last.len, named.data, named.len)) {
+        return corrupt(source, 0, 0, "its last key is not the one in the index", err);
+    }
+    if (index == 0) {
+        lk_bytes least = p->properties.min_key;
+        if (!lk_bytes_equal(first.data, first.len, least.data, least.len)) {
+            return corrupt(source, 0, 0, "its first key is not the table's first", err);
+        }
+    } else {
+        lk_bytes before = lk_block_key(p->index, index - 1);
+        if (lk_key_compare(before.data, before.len, first.data, first.len) >= 0) {
+            return corrupt(source, 0, 0, "its first key does not follow the block before", err);
+        }
+    }
+    for (uint32_t i = 0; i < b->rows; i++) {
+        lk_bytes key = lk_block_key(b, i);
+        uint64_t hash = lk_hash_key(p->properties.tree, key.data, key.len);
+        if (!lk_filter_may_contain(&p->filter, hash)) {
+            return corrupt(source, 1, 0, "the filter denies one of its keys", err);
+        }
+    }
+    return LK_OK;
+}
+
+static lk_status check_block(const lk_table_parts *p, uint32_t index, totals *sum, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_block *b = NULL;
+    uint64_t offset;
+    uint32_t bytes, rows;
+    lk_table_parts_place(p, index, &offset, &bytes, &rows);
+    lk_block_source source = {lk_file_path(p->file), p->nonce, offset};
+    LK_TRY(lk_table_parts_block(p, index, &b, err));
+    LK_TRY(lk_block_check(b, p->properties.tree, &source, err));
+    LK_TRY(check_place(p, index, b, &source, err));
+    add_block(sum, b);
+done:
+    lk_block_unref(b);
+    return st;
+}
+
+static lk_status check_totals(const lk_table_parts *p, const totals *sum, lk_error *err)
+{
+    const lk_table_properties *props = &p->properties;
+    lk_block_source source = {lk_file_path(p->file), p->nonce, p->footer.properties.offset};
+    if (sum->rows != props->rows) {
+        return corrupt(&source, props->rows, sum->rows, "there are other rows than it says", err);
+    }
+    if (sum->tombstones != props->tombstones) {
+        return corrupt(&source, props->tombstones, sum->tombstones,
+                       "there are other tombstones than it says", err);
+    }
+    if (sum->raw_bytes != props->raw_bytes) {
+        return corrupt(&source, props->raw_bytes, sum->raw_bytes,
+                       "the rows have another length than it says", err);
+    }
+    if (sum->seq_min != props->seq_min || sum->seq_max != props->seq_max) {
+        return corrupt(&source, props->seq_max, sum->seq_max,
+                       "the rows have other sequences than it says", err);
+    }
+    return LK_OK;
+}
+
+lk_status lk_table_verify(lk_table *t, lk_table_report *out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_table_parts parts = {.file = NULL};
+    totals sum = {.seq_min = UINT64_MAX};
+    *out = (lk_table_report){.blocks = 0};
+    LK_TRY(lk_table_parts_open(lk_table_env(t), lk_table_file_path(t), lk_table_meta_of(t), &parts,
+                               err));
+    lk_block_source source = {lk_file_path(parts.file), parts.nonce, parts.footer.index.offset};
+    LK_TRY(lk_block_check(parts.index, parts.properties.tree, &source, err));
+    source.offset = parts.footer.properties.offset;
+    LK_TRY(lk_block_check(parts.property_block, 0, &source, err));
+    for (uint32_t i = 0; i < parts.block_count; i++) {
+        LK_TRY(check_block(&parts, i, &sum, err));
+        out->blocks++;
+        out->rows = sum.rows;
+    }
+    LK_TRY(check_totals(&parts, &sum, err));
+    out->bytes = parts.footer.bytes;
+done:
+    lk_table_parts_close(&parts);
+    return st;
+}

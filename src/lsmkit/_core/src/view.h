@@ -1,0 +1,50 @@
+/* view.h: what a reader holds: the live segments and the version, pinned together.
+ *
+ * Owns      references to its segments and its version.
+ * Threads   immutable; `refs` is atomic. Inside a guard section the store's current view may be used
+ *           without a reference.
+ */
+#ifndef LK_VIEW_H
+#define LK_VIEW_H
+
+#include <stdatomic.h>
+
+#include "guard.h"
+#include "segment.h"
+#include "version.h"
+
+typedef struct lk_view {
+    _Atomic uint32_t refs;
+    uint32_t segment_count;
+    lk_version *version;
+    lk_segment *segments[]; /* newest first */
+} lk_view;
+
+/* Takes references to all that it is given. NULL: no memory. */
+lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *version);
+void lk_view_ref(lk_view *v);
+void lk_view_unref(lk_view *v); /* NULL is accepted */
+
+typedef enum lk_lookup {
+    LK_LOOKUP_ABSENT,  /* never written, or deleted */
+    LK_LOOKUP_VALUE,
+    LK_LOOKUP_BLOCKED, /* a file must be read: lk_view_fetch, outside the guard section */
+} lk_lookup;
+
+typedef struct lk_answer {
+    lk_bytes value; /* of LK_LOOKUP_VALUE */
+    uint64_t seq;   /* of the newest visible version, a delete included */
+} lk_answer;
+
+/* The value of a key as of `seq`. Never blocks: to be called inside a guard section, and the value
+ * is good until that ends. */
+lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
+                      uint64_t hash, uint64_t seq, lk_answer *out);
+
+/* The same, reading tables and blocks that are not in memory. Outside guard sections; the caller
+ * pins the view. A value that stands in a block comes with a reference to the block. */
+lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const uint8_t *key,
+                        size_t key_len, uint64_t hash, uint64_t seq, lk_lookup *out_found,
+                        lk_answer *out, lk_block **out_block, lk_error *err);
+
+#endif

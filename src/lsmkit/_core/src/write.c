@@ -1,0 +1,538 @@
+/* write.c: the store's write path: a frame into the active segment, room for it, and its sync.
+ *
+ * The hot path is lk_store_try_put: one compare-and-swap, a store into the mapping, one release. All
+ * that is rare - no segment yet, the segment is full, writers are slowed, the store is closing or
+ * failed - is behind one comparison with `limit`, which then is lower than the position.
+ *
+ * Threads   see store.h. Waiting is done on `changed`, never with write_lock held.
+ */
+#include <stdlib.h>
+
+#include "check.h"
+#include "frame.h"
+#include "store.h"
+
+#define PACE_NS 1000000u /* a paced writer gets the bytes of a millisecond at a time */
+#define STRIDE (4u << 20) /* so often a writer tells the keeper to make pages present ahead of it */
+
+/* ---- the hot path ---- */
+
+static inline bool fits(const lk_store *s, uint64_t frame_bytes)
+{
+    return s->active != NULL && frame_bytes + s->active->position <= s->limit;
+}
+
+static void count(lk_store *s, uint64_t records, uint64_t bytes)
+{
+    /* Under write_lock: plain additions, atomic only for who reads the statistics meanwhile. */
+    lk_store_counters *c = &s->counters;
+    atomic_store_explicit(&c->frames, atomic_load_explicit(&c->frames, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    atomic_store_explicit(&c->records,
+                          atomic_load_explicit(&c->records, memory_order_relaxed) + records,
+                          memory_order_relaxed);
+    atomic_store_explicit(&c->bytes, atomic_load_explicit(&c->bytes, memory_order_relaxed) + bytes,
+                          memory_order_relaxed);
+}
+
+lk_status lk_store_try_put(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
+                           uint32_t key_len, const uint8_t *value, uint32_t value_len,
+                           uint64_t hash)
+{
+    uint64_t bytes = lk_frame_bytes(lk_record_bytes(tree, key_len, value_len));
+    if (LK_UNLIKELY(!lk_lock_try(&s->write_lock))) return LK_FULL;
+    lk_status st = LK_FULL;
+    if (LK_LIKELY(fits(s, bytes) && s->mapped)) {
+        st = lk_segment_put(s->active, tree, kind, key, key_len, value, value_len, hash, NULL);
+        if (LK_LIKELY(st == LK_OK)) count(s, 1, bytes);
+    }
+    lk_lock_release(&s->write_lock);
+    return st == LK_OK ? LK_OK : LK_FULL;
+}
+
+lk_status lk_store_try_begin(lk_store *s, uint64_t body_bytes, uint32_t records, uint8_t **out)
+{
+    *out = NULL;
+    if (!lk_lock_try(&s->write_lock)) return LK_FULL;
+    if (fits(s, lk_frame_bytes(body_bytes)) && s->mapped &&
+        lk_segment_begin(s->active, body_bytes, records, false, out, NULL) == LK_OK) {
+        return LK_OK;
+    }
+    lk_lock_release(&s->write_lock);
+    return LK_FULL;
+}
+
+lk_status lk_store_commit(lk_store *s, uint64_t body_bytes, uint32_t records, lk_error *err)
+{
+    LK_ASSERT(lk_lock_is_held(&s->write_lock));
+    lk_status st = lk_segment_commit(s->active, body_bytes, records, false, err);
+    if (st == LK_OK) count(s, records, lk_frame_bytes(body_bytes));
+    lk_lock_release(&s->write_lock);
+    return st;
+}
+
+/* ---- failing ---- */
+
+void lk_store_fail(lk_store *s, const lk_error *err)
+{
+    lk_lock_acquire(&s->failure_lock);
+    bool first = atomic_load_explicit(&s->failed, memory_order_relaxed) == 0;
+    if (first) {
+        s->failure = *err;
+        atomic_store_explicit(&s->failed, 1, memory_order_release);
+    }
+    lk_lock_release(&s->failure_lock);
+    if (!first) return;
+    lk_lock_acquire(&s->write_lock);
+    s->limit = 0;
+    lk_lock_release(&s->write_lock);
+    /* The kernel may have dropped the pages that it could not write and call them clean, so what is
+     * in no table is copied before anybody reads it again. */
+    lk_view *v = lk_store_view(s);
+    for (uint32_t i = 0; i < v->segment_count; i++) {
+        lk_segment *segment = v->segments[i];
+        if (!segment->mapped) continue;
+        /* Where the kernel cannot, the mapping stays: nothing better is to be had. */
+        (void)lk_env_detach(s->env, segment->base, segment->memory_bytes, NULL);
+    }
+    lk_view_unref(v);
+    lk_event_broadcast(&s->changed);
+}
+
+static lk_status failure(lk_store *s, lk_error *err)
+{
+    if (atomic_load_explicit(&s->failed, memory_order_acquire) == 0) return LK_OK;
+    if (err != NULL) *err = s->failure;
+    return s->failure.code;
+}
+
+/* ---- room ---- */
+
+typedef struct waiter {
+    uint64_t started_ns;
+    uint64_t deadline_ns; /* UINT64_MAX: none */
+} waiter;
+
+/* Waits, without the write lock, until something changes or the deadline is over. */
+static lk_status wait_for_change(lk_store *s, uint64_t seen, uint64_t until_ns, const waiter *w,
+                                 lk_error *err)
+{
+    uint64_t now = lk_env_now_ns(s->env);
+    if (now >= w->deadline_ns) {
+        return lk_fail(err, LK_BUSY, 0, s->dir, 10000000, 0, 0,
+                       "no room for the write within its timeout: %u segments wait for flush",
+                       atomic_load_explicit(&s->frozen, memory_order_relaxed));
+    }
+    uint64_t end = until_ns < w->deadline_ns ? until_ns : w->deadline_ns;
+    (void)lk_event_wait_ns(&s->changed, seen,
+                           end == UINT64_MAX ? LK_EVENT_FOREVER : (end > now ? end - now : 0));
+    return LK_OK;
+}
+
+/* A segment of the usual size, or one that a larger frame fits into; made here only when the keeper
+ * has none of that size. The write lock is held. */
+static lk_status spare_for(lk_store *s, uint64_t frame_bytes, lk_segment **out, lk_error *err)
+{
+    uint64_t need = frame_bytes + LK_SEGMENT_HEADER_BYTES;
+    *out = NULL;
+    if (need <= s->options.segment_bytes) {
+        *out = s->spare;
+        s->spare = NULL;
+        return LK_OK;
+    }
+    if (need > LK_SEGMENT_BYTES_MAX) {
+        return lk_fail(err, LK_INVALID, 0, s->dir, 0, LK_SEGMENT_BYTES_MAX, need,
+                       "a write of %llu bytes is larger than the largest log segment, %u bytes",
+                       (unsigned long long)frame_bytes, LK_SEGMENT_BYTES_MAX);
+    }
+    lk_segment_plan plan = {
+        .env = s->env,
+        .dir = s->dir,
+        .generation = s->next_generation++,
+        .capacity = (uint32_t)lk_align_up(need, LK_PAGE_BYTES),
+        .expected = 1024,
+        .mapped = s->mapped,
+    };
+    lk_status st = lk_segment_prepare(&plan, NULL, out, err);
+    if (st != LK_OK) return st;
+    if (s->spare != NULL) {
+        /* Its generation is older than the one just made: it may not follow it. */
+        char path[LK_PATH_MAX];
+        lk_segment_path(s->dir, s->spare->generation, path, sizeof path);
+        st = lk_env_unlink(s->env, path, err);
+        lk_segment_unref(s->spare);
+        s->spare = NULL;
+    }
+    if (st == LK_OK) st = lk_env_sync_dir(s->env, s->dir, err);
+    if (st != LK_OK) {
+        lk_segment_unref(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+/* Where the writer next looks up from its work: at the end of the segment, or to wake the keeper. */
+static uint32_t next_stop(const lk_segment *a, uint64_t frame_bytes)
+{
+    uint64_t stop = lk_align_up(a->position + 1, STRIDE);
+    if (stop < a->position + frame_bytes) stop = a->position + frame_bytes;
+    return stop < a->capacity ? (uint32_t)stop : a->capacity;
+}
+
+/* `fresh` becomes the active segment, the one before is frozen. The write lock is held; `fresh` is
+ * consumed. */
+static lk_status rotate(lk_store *s, lk_segment *fresh, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_segment *old = s->active;
+    uint32_t end = old != NULL ? old->tail : s->previous_end;
+    uint32_t link = old != NULL ? old->link : s->previous_link;
+    uint64_t seq = old != NULL ? old->base_seq + old->count : s->next_seq;
+    LK_TRY(lk_segment_activate(fresh, seq, end, link, err));
+    LK_TRY(lk_store_install(s, NULL, 0, fresh, err));
+    s->active = fresh; /* the view holds it too; this is the writer's reference */
+    fresh = NULL;
+    s->newest_generation = s->active->generation;
+    bool paced = atomic_load_explicit(&s->write_rate, memory_order_relaxed) != 0;
+    s->limit = paced ? s->active->position : next_stop(s->active, 0);
+    if (old != NULL) {
+        lk_segment_unref(old);
+        atomic_fetch_add_explicit(&s->frozen, 1, memory_order_relaxed);
+        lk_store_wake(s);
+    }
+    atomic_fetch_add_explicit(&s->counters.rotations, 1, memory_order_relaxed);
+    lk_event_signal(&s->keeper_event);
+done:
+    if (fresh != NULL) {
+        /* Its header may be there: a segment that the log does not go on with must not be found. */
+        char path[LK_PATH_MAX];
+        lk_segment_path(s->dir, fresh->generation, path, sizeof path);
+        (void)lk_env_unlink(s->env, path, NULL);
+        lk_segment_unref(fresh);
+    }
+    return st;
+}
+
+/* Waiting for a flush that cannot succeed would be for ever: its error goes to the writer. */
+static lk_status flush_failure(lk_store *s, lk_error *err)
+{
+    lk_status st = LK_OK;
+    pthread_mutex_lock(&s->queue_mutex);
+    if (s->flush_retry_ns != 0) {
+        st = s->background_error.code;
+        if (err != NULL) *err = s->background_error;
+    }
+    pthread_mutex_unlock(&s->queue_mutex);
+    return st;
+}
+
+/* One step towards room in the active segment: rotates, or says that there is something to wait
+ * for. The write lock is held. */
+static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, lk_error *err)
+{
+    lk_segment *fresh;
+    *out_wait = false;
+    if (atomic_load_explicit(&s->frozen, memory_order_relaxed) >= s->options.frozen_max ||
+        atomic_load_explicit(&s->stopped, memory_order_relaxed) != 0) {
+        *out_wait = true;
+        return flush_failure(s, err);
+    }
+    atomic_store_explicit(&s->spare_wanted, true, memory_order_relaxed);
+    lk_status st = spare_for(s, frame_bytes, &fresh, err);
+    if (st != LK_OK) return st;
+    if (fresh != NULL) return rotate(s, fresh, err);
+    if (s->spare_error.code != LK_OK) {
+        if (err != NULL) *err = s->spare_error;
+        st = s->spare_error.code;
+        s->spare_error.code = LK_OK; /* the keeper tries again: a disk that was full may not be */
+        lk_event_signal(&s->keeper_event);
+        return st;
+    }
+    lk_event_signal(&s->keeper_event);
+    *out_wait = true;
+    return LK_OK;
+}
+
+/* Under a rate, `limit` moves on by the bytes of a millisecond at a time. */
+static bool pace(lk_store *s, uint64_t frame_bytes, uint64_t *out_until)
+{
+    uint64_t rate = atomic_load_explicit(&s->write_rate, memory_order_relaxed);
+    lk_segment *a = s->active;
+    if (rate == 0) {
+        s->limit = next_stop(a, frame_bytes);
+        lk_event_signal(&s->keeper_event);
+        return true;
+    }
+    uint64_t now = lk_env_now_ns(s->env);
+    if (now < s->pace_ns) {
+        *out_until = s->pace_ns;
+        return false;
+    }
+    uint64_t piece = rate / (1000000000u / PACE_NS);
+    if (piece < frame_bytes) piece = frame_bytes;
+    uint64_t limit = a->position + piece;
+    s->limit = limit < a->capacity ? (uint32_t)limit : a->capacity;
+    s->pace_ns = now + (uint64_t)((double)piece * 1e9 / (double)rate);
+    return true;
+}
+
+static void count_wait(lk_store *s, bool paced, uint64_t ns)
+{
+    lk_store_counters *c = &s->counters;
+    atomic_fetch_add_explicit(paced ? &c->slowdowns : &c->stalls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(paced ? &c->slowdown_ns : &c->stall_ns, ns, memory_order_relaxed);
+}
+
+/* Returns with the write lock held and room for the frame, or with an error and without it. */
+static lk_status lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t timeout_ns,
+                                lk_error *err)
+{
+    waiter w = {.started_ns = lk_env_now_ns(s->env)};
+    w.deadline_ns = timeout_ns > UINT64_MAX - w.started_ns ? UINT64_MAX : w.started_ns + timeout_ns;
+    for (;;) {
+        bool wait = false, paced = false;
+        uint64_t until = UINT64_MAX, seen = lk_event_generation(&s->changed);
+        lk_lock_acquire(&s->write_lock);
+        lk_status st = LK_OK;
+        if (atomic_load_explicit(&s->state, memory_order_relaxed) != LK_STATE_OPEN) {
+            st = lk_store_closed_error(s, err);
+        } else {
+            st = failure(s, err);
+        }
+        if (st == LK_OK && fits(s, frame_bytes)) return LK_OK;
+        if (st == LK_OK) {
+            bool room = s->active != NULL && s->active->position + frame_bytes <= s->active->capacity;
+            if (room) {
+                wait = paced = !pace(s, frame_bytes, &until);
+            } else {
+                st = make_room(s, frame_bytes, &wait, err);
+            }
+        }
+        if (st == LK_OK && !wait && fits(s, frame_bytes)) return LK_OK;
+        lk_lock_release(&s->write_lock);
+        if (st != LK_OK) return st;
+        if (!wait) continue;
+        uint64_t from = lk_env_now_ns(s->env);
+        st = wait_for_change(s, seen, until, &w, err);
+        if (st != LK_OK) return st;
+        count_wait(s, paced, lk_env_now_ns(s->env) - from);
+    }
+}
+
+/* ---- whole writes ---- */
+
+static uint64_t columns_bytes(const lk_write *w)
+{
+    uint64_t each = LK_RECORD_HEADER_BYTES + (w->tree != 0 ? 4 : 0);
+    uint64_t bytes = each * w->records;
+    uint8_t scratch[8];
+    for (int c = 0; c < 2; c++) {
+        const lk_column *col = c == 0 ? w->keys : w->values;
+        if (col == NULL) continue;
+        if (col->form == LK_COLUMN_FIXED || col->form == LK_COLUMN_INTEGER ||
+            col->form == LK_COLUMN_FLOAT) {
+            bytes += (uint64_t)col->width * w->records;
+            continue;
+        }
+        for (size_t i = 0; i < w->records; i++) bytes += lk_column_row(col, i, scratch).len;
+    }
+    return bytes;
+}
+
+static void columns_fill(const lk_write *w, uint8_t *to)
+{
+    uint8_t key_scratch[8], value_scratch[8];
+    for (size_t i = 0; i < w->records; i++) {
+        lk_bytes key = lk_column_row(w->keys, i, key_scratch);
+        lk_bytes value = {NULL, 0};
+        if (w->values != NULL) value = lk_column_row(w->values, i, value_scratch);
+        to = lk_record_write(to, w->tree, w->kind, key.data, key.len, value.data, value.len);
+    }
+}
+
+static lk_status append(lk_store *s, const lk_write *w, uint64_t body_bytes, bool staged,
+                        lk_error *err)
+{
+    uint8_t *body;
+    uint32_t records = (uint32_t)w->records;
+    lk_status st = lk_segment_begin(s->active, body_bytes, records, staged, &body, err);
+    if (st != LK_OK) return st;
+    if (w->keys != NULL) {
+        columns_fill(w, body);
+    } else {
+        memcpy(body, w->body, (size_t)body_bytes);
+    }
+    st = lk_segment_commit(s->active, body_bytes, records, staged, err);
+    if (st == LK_OK) count(s, records, lk_frame_bytes(body_bytes));
+    return st;
+}
+
+static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_error *err);
+
+lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
+{
+    if (w->records == 0) return LK_OK;
+    if (s->options.read_only) {
+        return lk_fail(err, LK_READONLY, 0, s->dir, 0, 0, 0, "the store was opened read-only");
+    }
+    uint64_t body_bytes = w->keys != NULL ? columns_bytes(w) : w->body_bytes;
+    uint64_t frame_bytes = lk_frame_bytes(body_bytes);
+    if (frame_bytes > LK_SEGMENT_BYTES_MAX - LK_SEGMENT_HEADER_BYTES || w->records > UINT32_MAX / 2) {
+        return lk_fail(err, LK_INVALID, 0, s->dir, 0, LK_SEGMENT_BYTES_MAX, frame_bytes,
+                       "an atomic write of %llu bytes is larger than the largest log segment",
+                       (unsigned long long)frame_bytes);
+    }
+    bool staged = w->durability == LK_DURABILITY_SYNC;
+    lk_status st = lock_with_room(s, frame_bytes, w->timeout_ns, err);
+    if (st != LK_OK) return st;
+    lk_error failure_of = {0};
+    st = append(s, w, body_bytes, staged, &failure_of);
+    uint64_t generation = s->active->generation;
+    uint32_t end = s->active->tail;
+    if (w->durability == LK_DURABILITY_PERIODIC) s->periodic = true;
+    lk_lock_release(&s->write_lock);
+    if (st == LK_IO) lk_store_fail(s, &failure_of);
+    if (st != LK_OK) {
+        if (err != NULL) *err = failure_of;
+        return st;
+    }
+    return staged ? sync_to(s, generation, end, err) : LK_OK;
+}
+
+/* ---- durability ---- */
+
+/* What was read back at open is in tables before anything new is called durable (rule 2). */
+static lk_status wait_for_recovered(lk_store *s, lk_error *err)
+{
+    while (atomic_load_explicit(&s->recovered_left, memory_order_acquire) != 0) {
+        uint64_t seen = lk_event_generation(&s->changed);
+        lk_status st = failure(s, err);
+        if (st != LK_OK) return st;
+        if (atomic_load_explicit(&s->recovered_left, memory_order_acquire) == 0) break;
+        pthread_mutex_lock(&s->queue_mutex);
+        if (s->background_error.code != LK_OK) {
+            st = s->background_error.code;
+            if (err != NULL) *err = s->background_error;
+        }
+        pthread_mutex_unlock(&s->queue_mutex);
+        if (st != LK_OK) return st;
+        (void)lk_event_wait_ns(&s->changed, seen, 100000000);
+    }
+    return LK_OK;
+}
+
+/* Syncs every live segment, oldest first, as far as it is written now. */
+static lk_status sync_all(lk_store *s, uint64_t *out_generation, uint32_t *out_end, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_lock_acquire(&s->write_lock);
+    lk_view *v = lk_store_view(s);
+    lk_segment *a = s->active;
+    uint32_t tail = a != NULL ? a->tail : 0;
+    *out_generation = s->newest_generation;
+    *out_end = a != NULL ? tail : UINT32_MAX;
+    if (a != NULL && tail > a->synced) {
+        /* What comes next begins a new page: a page that was synced is never written again, or a
+         * torn write could take with it what was safe. */
+        uint64_t page = lk_align_up(tail, LK_PAGE_BYTES);
+        a->position = page < a->capacity ? (uint32_t)page : a->capacity;
+    }
+    lk_lock_release(&s->write_lock);
+    for (uint32_t i = v->segment_count; i-- > 0;) {
+        lk_segment *segment = v->segments[i];
+        uint32_t end = segment == a ? tail : segment->tail;
+        if (segment->recovered || segment->synced >= end) continue;
+        LK_TRY(lk_file_datasync(segment->file, err));
+        atomic_fetch_add_explicit(&s->counters.syncs, 1, memory_order_relaxed);
+        lk_lock_acquire(&s->write_lock);
+        segment->synced = end;
+        lk_lock_release(&s->write_lock);
+    }
+done:
+    lk_view_unref(v);
+    return st;
+}
+
+static bool is_durable(const lk_store *s, uint64_t generation, uint32_t end)
+{
+    return s->durable_generation > generation ||
+           (s->durable_generation == generation && s->durable_end >= end);
+}
+
+/* Group commit: one of those who wait syncs for all that have written by then. */
+static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_error *err)
+{
+    lk_status st = wait_for_recovered(s, err);
+    if (st != LK_OK) return st;
+    pthread_mutex_lock(&s->sync_mutex);
+    while (st == LK_OK && !is_durable(s, generation, end)) {
+        if (s->syncing) {
+            pthread_cond_wait(&s->sync_cond, &s->sync_mutex);
+            st = failure(s, err);
+            continue;
+        }
+        s->syncing = true;
+        pthread_mutex_unlock(&s->sync_mutex);
+        uint64_t synced_generation;
+        uint32_t synced_end;
+        lk_error failed = {0};
+        st = failure(s, &failed);
+        if (st == LK_OK) st = sync_all(s, &synced_generation, &synced_end, &failed);
+        if (st != LK_OK) {
+            lk_store_fail(s, &failed);
+            if (err != NULL) *err = failed;
+        }
+        pthread_mutex_lock(&s->sync_mutex);
+        s->syncing = false;
+        if (st == LK_OK && !is_durable(s, synced_generation, synced_end)) {
+            s->durable_generation = synced_generation;
+            s->durable_end = synced_end;
+        }
+        pthread_cond_broadcast(&s->sync_cond);
+    }
+    pthread_mutex_unlock(&s->sync_mutex);
+    return st;
+}
+
+lk_status lk_store_sync(lk_store *s, lk_error *err)
+{
+    if (s->options.read_only) return LK_OK;
+    lk_status st = failure(s, err);
+    if (st != LK_OK) return st;
+    lk_lock_acquire(&s->write_lock);
+    uint64_t generation = s->newest_generation;
+    uint32_t end = s->active != NULL ? s->active->tail : 0;
+    lk_lock_release(&s->write_lock);
+    return sync_to(s, generation, end, err);
+}
+
+void lk_store_freeze(lk_store *s, uint64_t *out_generation)
+{
+    *out_generation = 0;
+    lk_lock_acquire(&s->write_lock);
+    lk_segment *a = s->active;
+    if (a != NULL && a->count > 0) {
+        *out_generation = a->generation;
+        s->next_seq = a->base_seq + a->count;
+        s->previous_end = a->tail;
+        s->previous_link = a->link;
+        s->active = NULL; /* the view still holds it; the next write brings another */
+        s->limit = 0;
+        lk_segment_unref(a);
+        atomic_fetch_add_explicit(&s->frozen, 1, memory_order_relaxed);
+    }
+    lk_lock_release(&s->write_lock);
+    if (*out_generation != 0) lk_store_wake(s);
+}
+
+void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop)
+{
+    bool same = atomic_exchange(&s->write_rate, bytes_per_second) == bytes_per_second;
+    same = atomic_exchange(&s->stopped, stop) == stop && same;
+    if (same) return;
+    lk_lock_acquire(&s->write_lock);
+    /* The next writer looks at the rate. */
+    if (s->limit != 0 && bytes_per_second != 0) s->limit = s->active->position;
+    lk_lock_release(&s->write_lock);
+    lk_event_broadcast(&s->changed);
+}

@@ -1,0 +1,200 @@
+"""What a compaction policy is: a pure function from what exists to the next job.
+
+A policy sees a tree (`lsmkit.version`), the options and the jobs that run, and answers with a job
+or None. It touches no file and keeps no state, so every decision can be tested, and simulated for
+thousands of flushes, without a disk. A policy is a record: its parameters are its fields, and it
+is stored with the store as text.
+
+Threads    immutable; any.
+Errors     none of its own; the coordinator reports what a faulty policy raises, and goes on.
+"""
+
+from __future__ import annotations
+
+from .._record import Record
+from ..version import LEVEL_LAST, Job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, ClassVar
+
+    from ..options import Options
+    from ..version import Range, Run, Table, Tree
+
+__all__ = ["Policy", "blocked_ranges", "compression_of", "parts_of", "small_bytes"]
+
+_known: dict[str, type[Policy]] = {}
+
+PARTS_MAX = 16
+"""LK_JOB_PARTS_MAX in compact.h."""
+
+PARALLEL_TABLES = 8
+"""A job that reads more tables' worth of bytes than this is divided by key: smaller ones are many,
+and keep the cores busy side by side."""
+
+
+class Policy(Record):
+    """The base of `LazyLeveled` and `Leveled`. One of one's own gives itself a `name`, and must
+    have been imported before a store that was made with it is opened."""
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _known[cls.name] = cls
+
+    def pick(self, tree: Tree, options: Options, busy: Sequence[Job], now: float) -> Job | None:
+        """The most urgent job that can run beside those of `busy`; None when nothing is to do.
+
+        `now` is a monotonic clock in seconds, for policies that decide by age.
+        """
+        raise NotImplementedError
+
+    def counted_runs(self, r: Range) -> int:
+        """The runs of a range that are more than compaction would leave in peace."""
+        return r.upper_runs
+
+    def pressure(self, tree: Tree) -> float:
+        """How far compaction is behind: upper runs, the mean over the ranges.
+
+        Writes that all go to one range would vanish in that mean, so half the runs of the worst
+        range are the least it can be; when all ranges are written alike their worst has less than
+        twice the mean.
+        """
+        counts = [self.counted_runs(r) for r in tree.ranges]
+        return max(sum(counts) / len(counts), max(counts) / 2)
+
+    def bottom(self, r: Range) -> int:
+        """The level to which a full compaction brings everything in this range."""
+        return LEVEL_LAST
+
+    def unsettled(self, tree: Tree, start: bytes | None, stop: bytes | None) -> frozenset[int]:
+        """The files with keys of [start, stop) that a full compaction would take up: those above
+        the last level, and those in it that still hold deletes."""
+        return frozenset(
+            table.file
+            for index in tree.touched(start, stop)
+            for table in self._unsettled(tree.ranges[index], start, stop)
+        )
+
+    def full_jobs(
+        self,
+        tree: Tree,
+        options: Options,
+        start: bytes | None,
+        stop: bytes | None,
+        files: frozenset[int] | None = None,
+    ) -> list[Job]:
+        """Jobs, one a range at most, that bring all keys of [start, stop) to the last level.
+
+        `files` limits them to ranges where one of these is still unsettled, so that a compaction
+        that was asked for comes to an end while the store is written to.
+        """
+        jobs = []
+        for index in tree.touched(start, stop):
+            r = tree.ranges[index]
+            open_files = {table.file for table in self._unsettled(r, start, stop)}
+            if open_files and (files is None or open_files & files):
+                jobs.append(self._full_job(tree, r, options, start, stop))
+        return jobs
+
+    def level_names(self, tree: Tree) -> dict[int, str]:
+        """What the levels that hold tables are called, for people."""
+        levels = sorted({run.level for r in tree.ranges for run in r.runs})
+        return {level: "last" if level == LEVEL_LAST else f"level {level}" for level in levels}
+
+    def to_text(self) -> str:
+        """As it is stored: ``lazy-leveled(runs=4,ratio=0.5,tables_per_range=4)``."""
+        inside = ",".join(f"{name}={value!r}" for name, value in self._items())
+        return f"{self.name}({inside})"
+
+    @staticmethod
+    def from_text(text: str) -> Policy:
+        """The policy of which this is the text; ValueError says what is wrong with it."""
+        name, opened, rest = text.partition("(")
+        kind = _known.get(name)
+        if kind is None or not opened or not rest.endswith(")"):
+            raise ValueError(f"no compaction policy that is known here: {text!r}")
+        given: dict[str, Any] = {}
+        for item in rest[:-1].split(",") if rest != ")" else ():
+            field, _, value = item.partition("=")
+            if field not in kind._defaults:
+                raise ValueError(f"{name} has no {field!r}: {text!r}")
+            given[field] = type(kind._defaults[field])(value)
+        return kind(**given)
+
+    def _unsettled(self, r: Range, start: bytes | None, stop: bytes | None) -> Iterable[Table]:
+        bottom = self.bottom(r)
+        for run in r.runs:
+            for table in run.tables:
+                if (run.level != bottom or table.tombstones) and _touches(table, start, stop):
+                    yield table
+
+    def _full_job(
+        self, tree: Tree, r: Range, options: Options, start: bytes | None, stop: bytes | None
+    ) -> Job:
+        inputs = _closed(r.runs, [t for t in r.tables() if _touches(t, start, stop)])
+        level = self.bottom(r)
+        return Job(
+            tree=tree.tree,
+            lower=r.lower,
+            upper=r.upper,
+            inputs=tuple([table.file for table in inputs]),
+            out_level=level,
+            split_tables=self.split_tables(),
+            cut_bytes=options.table_bytes,
+            compression=compression_of(options, True),
+            parts=parts_of(tree.share(inputs), options),
+            reason="compact() was called",
+        )
+
+    def split_tables(self) -> int:
+        """After how many tables at the last level a range is cut; 0: never."""
+        return 0
+
+
+def blocked_ranges(tree: Tree, busy: Iterable[Job]) -> set[bytes]:
+    """Lower bounds of the ranges that the running jobs of this tree work on."""
+    blocked = set()
+    for job in busy:
+        if job.tree == tree.tree:
+            blocked.add(job.lower)
+            if job.kind == "join":
+                blocked.add(tree.ranges[max(tree.index_of(job.lower) - 1, 0)].lower)
+    return blocked
+
+
+def small_bytes(options: Options) -> int:
+    """Below this much input a job is hardly worth its files and its manifest line, and a table is
+    merged with others before it may settle in the last level."""
+    return options.table_bytes // 8
+
+
+def parts_of(input_bytes: int, options: Options) -> int:
+    """Into how many pieces a job of so many bytes is divided."""
+    if input_bytes <= PARALLEL_TABLES * options.table_bytes:
+        return 1
+    pieces = input_bytes // (PARALLEL_TABLES // 2 * options.table_bytes)
+    return min(options.background_threads, pieces, PARTS_MAX)
+
+
+def compression_of(options: Options, is_bottom: bool) -> str:
+    """How a job compresses what it writes; `is_bottom`: to the deepest level of its range."""
+    return (options.bottom_compression if is_bottom else None) or options.compression
+
+
+def _touches(table: Table, start: bytes | None, stop: bytes | None) -> bool:
+    return (start is None or table.max_key >= start) and (stop is None or table.min_key < stop)
+
+
+def _closed(runs: Sequence[Run], tables: list[Table]) -> list[Table]:
+    """The tables, and all that overlap one of the keys from their least to their greatest: what can
+    be merged to the last level without passing over an older table."""
+    count = 0
+    while len(tables) != count:
+        count = len(tables)
+        low = min([table.min_key for table in tables])
+        high = max([table.max_key for table in tables])
+        tables = [table for run in runs for table in run.overlapping(low, high)]
+    return tables

@@ -1,0 +1,460 @@
+"""`lsmkit.open` and the store that it gives: a mapping of bytes to bytes, and much that a mapping
+cannot do.
+
+The hot methods (get, put, delete, put_many, ...) are those of the extension's classes, which are the
+bases here; this file adds what costs a call anyway: opening, scans, waiting for the background,
+reports, and what `collections.abc` asks for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from _weakref import ref
+from collections.abc import ItemsView, Mapping, MutableMapping, ValuesView
+
+from ._core import core
+from .compaction.scheduler import STOP_RUNS, Coordinator
+from .errors import Error, OptionsError
+from .options import Options
+from .stats import Stats, shape_of
+from .verify import Verification
+from .version import Version
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any, TypeAlias
+
+    from typing_extensions import Buffer, Self
+
+    Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+__all__ = ["DB", "Snapshot", "open"]
+
+_open_stores: dict[int, ref[DB]] = {}
+
+
+def open(
+    path: Path,
+    *,
+    create_if_missing: bool = True,
+    error_if_exists: bool = False,
+    read_only: bool = False,
+    durability: str = "process",
+    options: Options | None = None,
+    timeout: float | None = None,
+    **overrides: Any,
+) -> DB:
+    """Opens the store in directory `path`, and makes it where there is none.
+
+    One process owns a store: while it is open, another opener, in this process too, gets a
+    `LockedError` with `.pid` and `.since`; `timeout` waits so many seconds for it first. With
+    `read_only=True` the store is read as it was when it was opened, and nothing is written.
+
+    `durability` is what a write survives once its call has returned, unless the call says otherwise:
+    "process" (the process being killed, at any point; no system call), "periodic" (power loss, but
+    for the last `sync_interval_ms`), "sync" (power loss; writers that wait share one fdatasync).
+
+    `options` are `Options`, and keywords override its fields: an unknown one is a TypeError, a value
+    out of range a ValueError. Those that describe the files are stored, and taken from the store
+    where they are not named.
+
+    A store that is not there and may not be made is a FileNotFoundError, one that must not be there
+    a FileExistsError; both are `lsmkit.Error` too. Damage is a `CorruptionError` that names file and
+    offset. Costs a read of the manifest and of what the log still holds (a clean store: under 3 ms).
+    """
+    chosen = (options or Options()).replace(**overrides)
+    shown = os.fsdecode(path)
+    if shown == ":memory:":
+        raise OptionsError("a store in memory cannot be opened by this version; give a directory")
+    where = os.fsencode(os.path.abspath(shown))
+    stored = core.stored_property(where, "options")
+    if stored is not None:
+        chosen = chosen.completed(stored)
+    handle = core.Handle.open(
+        where,
+        shown,
+        options=chosen,
+        durability=durability,
+        create_if_missing=create_if_missing,
+        error_if_exists=error_if_exists,
+        read_only=read_only,
+        timeout=timeout,
+    )
+    return DB._opened(handle, chosen)
+
+
+def _close_all() -> None:
+    for reference in list(_open_stores.values()):
+        db = reference()
+        if db is not None:
+            db.close()
+
+
+class _Items(ItemsView[bytes, bytes]):
+    """Pairs by one scan, where the mixin would look up every key."""
+
+    _mapping: _Readable
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._mapping.scan()
+
+
+class _Values(ValuesView[bytes]):
+    _mapping: _Readable
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._mapping.scan_values()
+
+
+class _Readable(core.Reader):
+    """What a store and a snapshot of it can both be asked."""
+
+    def scan(
+        self,
+        start: Buffer | None = None,
+        stop: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        include_start: bool = True,
+        include_stop: bool = False,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs `(key, value)` from `start` to `stop` in key order, or backwards with `reverse`.
+
+        `start` and `stop` are the lower and the upper bound in both directions; `prefix` stands for
+        both (and with one of them is a TypeError). A range that ends before it starts is empty. The
+        scan sees the store as it is now, whatever is written meanwhile, and pins what it reads until
+        it ends or is dropped.
+        """
+        return core.scan(
+            self,
+            start,
+            stop,
+            prefix=prefix,
+            reverse=reverse,
+            include_start=include_start,
+            include_stop=include_stop,
+        )
+
+    def scan_keys(
+        self,
+        start: Buffer | None = None,
+        stop: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        include_start: bool = True,
+        include_stop: bool = False,
+    ) -> Iterator[bytes]:
+        """The keys alone; otherwise as `scan`."""
+        return core.scan_keys(
+            self,
+            start,
+            stop,
+            prefix=prefix,
+            reverse=reverse,
+            include_start=include_start,
+            include_stop=include_stop,
+        )
+
+    def scan_values(
+        self,
+        start: Buffer | None = None,
+        stop: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        include_start: bool = True,
+        include_stop: bool = False,
+    ) -> Iterator[bytes]:
+        """The values alone, in the order of their keys; otherwise as `scan`."""
+        return core.scan_values(
+            self,
+            start,
+            stop,
+            prefix=prefix,
+            reverse=reverse,
+            include_start=include_start,
+            include_stop=include_stop,
+        )
+
+    def scan_columns(
+        self,
+        start: Buffer | None = None,
+        stop: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        rows: int = 65536,
+    ) -> core.ColumnScan:
+        """`Columns` of up to `rows` rows each, in key order: whole columns copied, no object a row.
+
+        The iterator is an Arrow stream too: `polars.DataFrame(db.scan_columns())`.
+        """
+        return core.scan_columns(self, start, stop, prefix=prefix, rows=rows)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return core.scan_keys(self)
+
+    def __reversed__(self) -> Iterator[bytes]:
+        return core.scan_keys(self, reverse=True)
+
+    def __len__(self) -> int:
+        """How many keys there are: exact, and O(n)."""
+        return core.count_rows(self)
+
+    def __bool__(self) -> bool:
+        for _ in core.scan_keys(self):
+            return True
+        return False
+
+    def approximate_size(self, start: Buffer | None = None, stop: Buffer | None = None) -> int:
+        """Bytes that tables hold of keys in [start, stop), to the block; the log is not counted."""
+        upper = None if stop is None else bytes(stop)
+        return core.approximate_size(self, b"" if start is None else bytes(start), upper)
+
+
+class Snapshot(_Readable, core.SnapshotReader, Mapping[bytes, bytes]):
+    """One moment of a store, readable until it is closed: the reading half of `DB`.
+
+    It keeps the versions that it sees from being folded away, not whole tables or segments, and
+    costs under 2 µs. A context manager.
+    """
+
+    __hash__ = object.__hash__
+
+    @classmethod
+    def _of(cls, db: DB) -> Self:
+        self = cls.__new__(cls)
+        self._take(db)
+        self._db: DB | None = db
+        return self
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        return _Values(self)
+
+    def close(self) -> None:
+        """Lets go of the moment; reading through it is a ClosedError from now on."""
+        self._release()
+        self._db = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
+    """An open store; made by `lsmkit.open`. A mapping of bytes to bytes, and a context manager.
+
+    Safe to use from any number of threads. Keys have 0 to 65,535 bytes, values up to 1 GiB; anything
+    with the buffer protocol is taken, a `str` is a TypeError. After `close`, and in a forked child,
+    everything but `close` is a ClosedError. Dropping the last reference closes the store.
+    """
+
+    __hash__ = object.__hash__
+
+    @classmethod
+    def _opened(cls, handle: core.Handle, options: Options) -> Self:
+        self = cls.__new__(cls)
+        self._attach(handle, 0)
+        self._handle = handle
+        self._options = options
+        self._coordinator = Coordinator(handle, options)
+        if not handle.read_only:
+            text = options.to_text()
+            if handle.property("options") != text:
+                handle.set_property("options", text)
+            self._coordinator.start()
+        if not _open_stores:
+            atexit.register(_close_all)
+        _open_stores[id(self)] = ref(self)
+        return self
+
+    # --- Mapping.
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        return _Values(self)
+
+    def update(self, other: Any = (), /, **named: bytes) -> None:
+        """Stores all pairs of a mapping, or of an iterable of pairs, at once and atomically."""
+        if named:
+            raise TypeError("keys are bytes; keywords would be str")
+        pairs = list(other.items() if isinstance(other, Mapping) else other)
+        if pairs:
+            keys, values = zip(*pairs, strict=True)
+            self.put_many(list(keys), list(values))
+
+    def clear(self) -> None:
+        """Removes every key, at once and atomically."""
+        self.delete_many(list(self.scan_keys()))
+
+    # --- Reading at one moment.
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, to read from while it goes on; close it, or use it in `with`."""
+        return Snapshot._of(self)
+
+    # --- The background.
+
+    def sync(self) -> None:
+        """Returns when all that was written before the call is on the disk.
+
+        A StorageError means that it may not be; the store then refuses writes until it is reopened.
+        """
+        self._handle.sync()
+
+    def flush(self) -> None:
+        """Writes what only the log holds into tables, and returns when they are on the disk."""
+        self._handle.flush()
+
+    def compact(self, start: Buffer | None = None, stop: Buffer | None = None) -> None:
+        """Flushes, then merges all that tables hold of [start, stop) into the last level: what was
+        overwritten or deleted gives its space back. Rewrites the range once."""
+        self._handle.flush()
+        lower = None if start is None else bytes(start)
+        upper = None if stop is None else bytes(stop)
+        self._wait(self._coordinator.compact(0, lower, upper), None)
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Waits until nothing is left to flush or to compact; False after `timeout` seconds."""
+        if self._handle.read_only:
+            return True
+        return self._wait(self._coordinator.idle(), timeout)
+
+    def _wait(self, request: Any, timeout: float | None) -> bool:
+        if self.closed:
+            self._handle.flush()  # raises the ClosedError
+        if not request.wait(timeout):
+            return False
+        if request.error is not None:
+            raise Error(f"{self.path}: background work failed: {request.error}")
+        return True
+
+    # --- Reports.
+
+    def stats(self) -> Stats:
+        """Counts, sizes and amplification; costs a walk over the tables' names, no disk."""
+        return Stats.from_raw(_stats_of(core.raw_stats(self._handle), self._options))
+
+    def verify(self) -> Verification:
+        """Reads every byte of every live file and proves every checksum, the order of keys and the
+        filters. Does not raise for damage: it is in the report."""
+        counts, errors = core.verify_store(self._handle)
+        return Verification(**counts, errors=tuple(errors))
+
+    @property
+    def options(self) -> Options:
+        """The options in force."""
+        return self._options
+
+    @property
+    def path(self) -> str:
+        """The directory, as it was given to `open`."""
+        return self._handle.path
+
+    # --- Closing.
+
+    @property
+    def closed(self) -> bool:
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Waits for calls under way, flushes the log into tables, and gives the store up.
+
+        May be called again. Scans and snapshots that are still held raise ClosedError from then on.
+        An error (a full disk) leaves the log as it is: the next `open` reads it back.
+        """
+        _open_stores.pop(id(self), None)
+        try:
+            self._handle.close()
+        finally:
+            self._coordinator.join(5.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_coordinator"):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<lsmkit.DB at {self.path!r}{', closed' if self.closed else ''}>"
+
+
+def _stats_of(raw: dict[str, Any], options: Options) -> dict[str, Any]:
+    """The core's counters under the names of `Stats`."""
+    c, cache = raw["counters"], raw["cache"]
+    version = Version.from_raw(raw["version"])
+    policy = options.compaction
+    segments = sum([segment[4] for segment in raw["segments"]])
+    runs = max([policy.pressure(tree) for tree in version.trees.values()], default=0.0)
+    memory = {
+        "segments": segments,
+        "cache": cache["used_bytes"],
+        "tables": cache["fixed_bytes"],
+        "total": segments + cache["used_bytes"] + cache["fixed_bytes"],
+    }
+    return {
+        "writes": {
+            "records": c["records"],
+            "frames": c["frames"],
+            "bytes": c["bytes"],
+            "syncs": c["syncs"],
+            "segments": c["rotations"],
+        },
+        "flushes": {
+            "count": c["flushes"],
+            "records": c["flush_records"],
+            "bytes": c["flush_bytes"],
+            "ns": c["flush_ns"],
+        },
+        "compactions": {
+            "merges": c["compactions"],
+            "moves": c["moves"],
+            "bytes_in": c["compact_in"],
+            "bytes_out": c["compact_out"],
+            "rows": c["compact_rows"],
+            "rows_copied": c["rows_copied"],
+            "ns": c["compact_ns"],
+        },
+        "stalls": {
+            "slowed": c["slowdowns"],
+            "slowed_ns": c["slowdown_ns"],
+            "stopped": c["stalls"],
+            "stopped_ns": c["stall_ns"],
+        },
+        "recovery": {
+            "records": c["recovered_records"],
+            "bytes": c["recovered_bytes"],
+            "lost_bytes": c["lost_bytes"],
+        },
+        "cache": cache,
+        "memory": memory,
+        **shape_of(version, policy),
+        "pressure": min(max(runs - 2.0, 0.0) / (STOP_RUNS - 2.0), 1.0),
+        "background_errors": raw["background_errors"],
+        "last_error": raw["background_error"] or "",
+    }

@@ -1,0 +1,177 @@
+"""What can be chosen about a store: `Options`.
+
+Options of the *store* (the first nine fields) say how its files look; they are stored with it, and
+an `open` that does not name one takes it from there. Options of the *process* (the others) say what
+this process gives to the store while it has it open: they are never stored, and one that is not
+named has its default at each open.
+
+Named are the fields that were given to `Options(...)` or `Options.replace`, also where they have
+the default's value. `dataclasses.replace` names all of them, because it passes all of them on.
+"""
+
+from __future__ import annotations
+
+from ._record import Record, check_choice, check_int, record
+from .compaction import LazyLeveled, Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from typing_extensions import Self
+
+__all__ = ["Options"]
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+_INTS: dict[str, tuple[int, int, str]] = {
+    "segment_bytes": (4 * KIB, GIB, "bytes"),
+    "block_bytes": (256, MIB, "bytes"),
+    "table_bytes": (4 * KIB, 16 * GIB, "bytes"),
+    "level_base_bytes": (4 * KIB, 16 * TIB, "bytes"),
+    "level_fanout": (2, 100, ""),
+    "filter_bits": (0, 64, "bits a key"),
+    "cache_bytes": (0, 16 * TIB, "bytes"),
+    "background_threads": (1, 64, ""),
+    "rate_limit": (0, TIB, "bytes a second"),
+    "sync_interval_ms": (1, 3_600_000, "milliseconds"),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "compression": ("none", "lz4", "zstd"),
+    "log_io": ("auto", "mapped", "written"),
+}
+_STORED = (
+    "segment_bytes",
+    "block_bytes",
+    "table_bytes",
+    "level_base_bytes",
+    "level_fanout",
+    "filter_bits",
+    "compression",
+    "bottom_compression",
+    "compaction",
+)
+
+
+@record(frozen=True, kw_only=True)
+class Options(Record):
+    """Options of a store, all with a default; frozen, and a dataclass to `dataclasses`.
+
+    A field that does not exist and a value of the wrong type are a `TypeError`, one that is out of
+    range a `ValueError` that names field and range.
+    """
+
+    segment_bytes: int = 64 * MIB
+    """Size of a log segment, which is also the memtable and the unit of flush: 4 KiB to 1 GiB. Two
+    or three of them are in memory. Larger ones mean less merging and a longer recovery."""
+    block_bytes: int = 16 * KIB
+    """Rows of a data block before compression, the unit of reading: 256 bytes to 1 MiB."""
+    table_bytes: int = 64 * MIB
+    """File size at which compaction begins a new table: 4 KiB to 16 GiB."""
+    level_base_bytes: int = 256 * MIB
+    """Size of level 1, for `compaction.Leveled`: 4 KiB to 16 TiB."""
+    level_fanout: int = 10
+    """How much larger each deeper level is, for `compaction.Leveled`: 2 to 100."""
+    filter_bits: int = 10
+    """Bits a key in each table's Bloom filter: 0 (none) to 64. With 10 about 1 % of the tables that
+    do not have a key are read for it."""
+    compression: str = "lz4"
+    """Of values: "none", "lz4" or "zstd", which is smaller and about ten times slower to write."""
+    bottom_compression: str | None = None
+    """The same for the last level, where most data rests and is rewritten least; None: as
+    `compression`."""
+    compaction: Policy = LazyLeveled()
+    """Which tables are merged, and when: a policy of `lsmkit.compaction`."""
+    cache_bytes: int = 256 * MIB
+    """Memory for decoded blocks, indexes and filters, shared by the whole store: 0 to 16 TiB."""
+    log_io: str = "auto"
+    """How the log reaches the system: "mapped" stores into a mapped file, "written" calls `pwrite`
+    for each frame, "auto" maps on file systems where that is known to be safe."""
+    background_threads: int = 2
+    """Threads that flush and compact: 1 to 64."""
+    rate_limit: int = 0
+    """Bytes a second that flush and compaction write together, 0 for no limit, to 1 TiB."""
+    sync_interval_ms: int = 1000
+    """With `durability="periodic"`, the longest time in milliseconds for which an acknowledged
+    write may be lost by a power cut: 1 to 3,600,000."""
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **given):
+            super().__init__(**given)
+            self.__dict__["_named"] = frozenset(given)
+
+    def _check(self, name: str, value: Any) -> None:
+        if name in _INTS:
+            check_int(name, value, *_INTS[name])
+        elif name in _CHOICES:
+            check_choice(name, value, _CHOICES[name])
+        elif name == "bottom_compression":
+            if value is not None:
+                check_choice(name, value, _CHOICES["compression"])
+        elif not isinstance(value, Policy):
+            raise TypeError(
+                f"{name} must be a policy of lsmkit.compaction, not {type(value).__name__}"
+            )
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The fields that were given, and are not to be taken from the store."""
+        found: frozenset[str] = self.__dict__["_named"]
+        return found
+
+    def replace(self, **changes: Any) -> Self:
+        """The same options with other values in some fields, which are named from then on."""
+        kept = {name: getattr(self, name) for name in self.named}
+        return type(self)(**{**kept, **changes})
+
+    def to_text(self) -> str:
+        """What is stored with a store: a line ``field=value`` for each option of the store."""
+        lines = []
+        for name in _STORED:
+            value = getattr(self, name)
+            if isinstance(value, Policy):
+                value = value.to_text()
+            lines.append(f"{name}={'' if value is None else value}\n")
+        return "".join(lines)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The options that `to_text` wrote; all that stand there are named. ValueError says which
+        line is wrong, or written by a version of lsmkit that has more options."""
+        given: dict[str, Any] = {}
+        for line in text.split("\n"):
+            if not line:
+                continue
+            name, equals, value = line.partition("=")
+            if name not in _STORED or not equals or name in given:
+                raise ValueError(f"not a stored option of this version: {line!r}")
+            if name == "compaction":
+                given[name] = Policy.from_text(value)
+            elif name in _INTS:
+                given[name] = int(value)
+            else:
+                given[name] = value or None
+        return cls(**given)
+
+    def completed(self, stored: Options | str) -> Self:
+        """These options where they are named, and elsewhere those of the store."""
+        if isinstance(stored, str):
+            stored = Options.from_text(stored)
+        theirs = {
+            name: getattr(stored, name)
+            for name in _STORED
+            if name in stored.named and name not in self.named
+        }
+        return self.replace(**theirs) if theirs else self
+
+    def __reduce__(self) -> tuple[Callable[..., Options], tuple[type[Options], dict[str, Any]]]:
+        return _remake, (type(self), {name: getattr(self, name) for name in sorted(self.named)})
+
+
+def _remake(kind: type[Options], values: dict[str, Any]) -> Options:
+    return kind(**values)
