@@ -51,7 +51,7 @@ $(VENV)/.with-%: $(VENV)/.made pyproject.toml
 	@touch $@
 
 # The package itself, editable: its name, its version and its command.
-$(VENV)/.installed: build/.extension pyproject.toml
+$(VENV)/.installed: pyproject.toml | build/.extension
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -49,6 +49,8 @@ CYTHON_DIRECTIVES = {
     "wraparound": False,
     "cdivision": True,
     "freethreading_compatible": True,
+    # Cython would copy a pointer to bytes as if it were the bytes, and free them twice.
+    "auto_pickle": False,
 }
 
 

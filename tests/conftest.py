@@ -1,8 +1,9 @@
 """What all test folders share: where a store lives, and one seed for all that is random.
 
 The seed is printed at the head of each run; ``LSMKIT_SEED=... make test`` repeats it. Hypothesis
-has two profiles: "dev" (few examples, failures of earlier runs first), and "ci" (more examples,
-from the seed alone), which is used where CI is set; HYPOTHESIS_PROFILE names one.
+has three profiles: "dev" (few examples, failures of earlier runs first), "ci" (more examples, from
+the seed alone), which is used where CI is set, and "soak" (for a night); HYPOTHESIS_PROFILE names
+one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ hypothesis.settings.register_profile("dev", deadline=None, max_examples=30, prin
 hypothesis.settings.register_profile(
     "ci", deadline=None, max_examples=100, print_blob=True, database=None
 )
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=5000, print_blob=True)
 hypothesis.settings.load_profile(PROFILE)
 
 

@@ -1,8 +1,8 @@
 """`lsmkit.open` and the store that it gives: a mapping of bytes to bytes, and much that a mapping
 cannot do.
 
-The hot methods (get, put, delete, put_many, ...) are those of the extension's classes, which are the
-bases here; this file adds what costs a call anyway: opening, scans, waiting for the background,
+The hot methods (get, put, delete, put_many, ...) are those of the extension's classes, which are
+the bases here; this file adds what costs a call anyway: opening, scans, waiting for the background,
 reports, and what `collections.abc` asks for.
 """
 
@@ -14,8 +14,8 @@ from _weakref import ref
 from collections.abc import ItemsView, Mapping, MutableMapping, ValuesView
 
 from ._core import core
-from .compaction.scheduler import STOP_RUNS, Coordinator
-from .errors import Error, OptionsError
+from .compaction.scheduler import Coordinator
+from .errors import CorruptionError, Error, OptionsError, ReadOnlyError, StoreNotFoundError
 from .options import Options
 from .stats import Stats, shape_of
 from .verify import Verification
@@ -23,12 +23,15 @@ from .version import Version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
-    from typing import Any, TypeAlias
+    from typing import Any, TypeAlias, TypeVar
 
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Self
 
+    from ._core.core import _BytesLike as Buffer
+
+    _T = TypeVar("_T")
     Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 __all__ = ["DB", "Snapshot", "open"]
@@ -53,44 +56,90 @@ def open(
     `LockedError` with `.pid` and `.since`; `timeout` waits so many seconds for it first. With
     `read_only=True` the store is read as it was when it was opened, and nothing is written.
 
-    `durability` is what a write survives once its call has returned, unless the call says otherwise:
-    "process" (the process being killed, at any point; no system call), "periodic" (power loss, but
-    for the last `sync_interval_ms`), "sync" (power loss; writers that wait share one fdatasync).
+    `durability` is what a write survives once its call has returned, unless the call says
+    otherwise: "process" (the process being killed, at any point; no system call), "periodic" (power
+    loss, but for the last `sync_interval_ms`), "sync" (power loss; writers that wait share one
+    fdatasync).
 
-    `options` are `Options`, and keywords override its fields: an unknown one is a TypeError, a value
-    out of range a ValueError. Those that describe the files are stored, and taken from the store
-    where they are not named.
+    `options` are `Options`, and keywords override its fields: an unknown one is a TypeError, a
+    value out of range a ValueError. Those that describe the files are stored, and taken from the
+    store where they are not named.
 
     A store that is not there and may not be made is a FileNotFoundError, one that must not be there
-    a FileExistsError; both are `lsmkit.Error` too. Damage is a `CorruptionError` that names file and
-    offset. Costs a read of the manifest and of what the log still holds (a clean store: under 3 ms).
+    a FileExistsError; both are `lsmkit.Error` too. Damage is a `CorruptionError` that names file
+    and offset. Costs a read of the manifest and of what the log still holds (a clean store: under
+    3 ms).
     """
     chosen = (options or Options()).replace(**overrides)
     shown = os.fsdecode(path)
     if shown == ":memory:":
         raise OptionsError("a store in memory cannot be opened by this version; give a directory")
+    if not shown or "\0" in shown:
+        raise ValueError(f"path is {shown!r}; it must be the name of a directory")
     where = os.fsencode(os.path.abspath(shown))
-    stored = core.stored_property(where, "options")
-    if stored is not None:
-        chosen = chosen.completed(stored)
-    handle = core.Handle.open(
-        where,
-        shown,
-        options=chosen,
-        durability=durability,
-        create_if_missing=create_if_missing,
-        error_if_exists=error_if_exists,
-        read_only=read_only,
-        timeout=timeout,
-    )
-    return DB._opened(handle, chosen)
+    stored = _settled(lambda: core.stored_property(where, "options"))
+    while True:
+        completed = chosen if stored is None else chosen.completed(stored)
+
+        def attempt(options: Options = completed) -> core.Handle:
+            return core.Handle.open(
+                where,
+                shown,
+                options=options,
+                durability=durability,
+                create_if_missing=create_if_missing,
+                error_if_exists=error_if_exists,
+                read_only=read_only,
+                timeout=timeout,
+            )
+
+        handle = _settled(attempt) if read_only else attempt()
+        # Until the store is owned, another process may make it, or store other options with it.
+        now = handle.property("options")
+        if now is None or now == stored or chosen.completed(now) == completed:
+            return DB._opened(handle, completed)
+        handle.close()
+        stored = now
+
+
+def _settled(look: Callable[[], _T]) -> _T:
+    """What `look` finds in files that their owner may be changing: they come and go between two
+    looks, so it looks again as long as it fails in another way each time. Damage says the same
+    thing twice."""
+    before = ""
+    for _ in range(100):
+        try:
+            return look()
+        except (CorruptionError, StoreNotFoundError) as error:
+            if str(error) == before:
+                raise
+            before = str(error)
+    return look()
+
+
+_is_registered = False
+
+
+def _close_when_the_interpreter_exits(db: DB) -> None:
+    global _is_registered
+    if not _is_registered:
+        atexit.register(_close_all)
+        _is_registered = True
+    _open_stores[id(db)] = ref(db)
 
 
 def _close_all() -> None:
+    """At the interpreter's end: every store, also after one that cannot be closed."""
+    failure: Error | None = None
     for reference in list(_open_stores.values()):
         db = reference()
-        if db is not None:
-            db.close()
+        try:
+            if db is not None:
+                db.close()
+        except Error as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 class _Items(ItemsView[bytes, bytes]):
@@ -126,8 +175,8 @@ class _Readable(core.Reader):
 
         `start` and `stop` are the lower and the upper bound in both directions; `prefix` stands for
         both (and with one of them is a TypeError). A range that ends before it starts is empty. The
-        scan sees the store as it is now, whatever is written meanwhile, and pins what it reads until
-        it ends or is dropped.
+        scan sees the store as it is now, whatever is written meanwhile, and pins what it reads
+        until it ends or is dropped.
         """
         return core.scan(
             self,
@@ -212,8 +261,7 @@ class _Readable(core.Reader):
 
     def approximate_size(self, start: Buffer | None = None, stop: Buffer | None = None) -> int:
         """Bytes that tables hold of keys in [start, stop), to the block; the log is not counted."""
-        upper = None if stop is None else bytes(stop)
-        return core.approximate_size(self, b"" if start is None else bytes(start), upper)
+        return core.approximate_size(self, start, stop)
 
 
 class Snapshot(_Readable, core.SnapshotReader, Mapping[bytes, bytes]):
@@ -225,11 +273,13 @@ class Snapshot(_Readable, core.SnapshotReader, Mapping[bytes, bytes]):
 
     __hash__ = object.__hash__
 
+    _db: DB | None
+
     @classmethod
     def _of(cls, db: DB) -> Self:
         self = cls.__new__(cls)
         self._take(db)
-        self._db: DB | None = db
+        self._db = db
         return self
 
     def items(self) -> ItemsView[bytes, bytes]:
@@ -258,12 +308,17 @@ class Snapshot(_Readable, core.SnapshotReader, Mapping[bytes, bytes]):
 class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
     """An open store; made by `lsmkit.open`. A mapping of bytes to bytes, and a context manager.
 
-    Safe to use from any number of threads. Keys have 0 to 65,535 bytes, values up to 1 GiB; anything
-    with the buffer protocol is taken, a `str` is a TypeError. After `close`, and in a forked child,
-    everything but `close` is a ClosedError. Dropping the last reference closes the store.
+    Safe to use from any number of threads. Keys have 0 to 65,535 bytes, values up to 1 GiB;
+    anything with the buffer protocol is taken, a `str` is a TypeError. After `close`, and in a
+    forked child, everything but `close` is a ClosedError. Dropping the last reference closes the
+    store.
     """
 
     __hash__ = object.__hash__
+
+    _handle: core.Handle
+    _options: Options
+    _coordinator: Coordinator
 
     @classmethod
     def _opened(cls, handle: core.Handle, options: Options) -> Self:
@@ -277,9 +332,7 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
             if handle.property("options") != text:
                 handle.set_property("options", text)
             self._coordinator.start()
-        if not _open_stores:
-            atexit.register(_close_all)
-        _open_stores[id(self)] = ref(self)
+        _close_when_the_interpreter_exits(self)
         return self
 
     # --- Mapping.
@@ -294,10 +347,13 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
         """Stores all pairs of a mapping, or of an iterable of pairs, at once and atomically."""
         if named:
             raise TypeError("keys are bytes; keywords would be str")
-        pairs = list(other.items() if isinstance(other, Mapping) else other)
-        if pairs:
-            keys, values = zip(*pairs, strict=True)
-            self.put_many(list(keys), list(values))
+        if isinstance(other, Mapping):
+            pairs = list(other.items())
+        elif hasattr(other, "keys"):
+            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
+        else:
+            pairs = list(other)
+        self.put_many([key for key, _ in pairs], [value for _, value in pairs])
 
     def clear(self) -> None:
         """Removes every key, at once and atomically."""
@@ -320,28 +376,42 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
 
     def flush(self) -> None:
         """Writes what only the log holds into tables, and returns when they are on the disk."""
+        self._check_writable()
         self._handle.flush()
 
     def compact(self, start: Buffer | None = None, stop: Buffer | None = None) -> None:
         """Flushes, then merges all that tables hold of [start, stop) into the last level: what was
         overwritten or deleted gives its space back. Rewrites the range once."""
-        self._handle.flush()
-        lower = None if start is None else bytes(start)
-        upper = None if stop is None else bytes(stop)
-        self._wait(self._coordinator.compact(0, lower, upper), None)
+        lower, upper = core.bound(start, "start"), core.bound(stop, "stop")
+        self.flush()
+        if lower is None or upper is None or lower < upper:
+            self._wait(self._coordinator.compact(0, lower, upper), None)
 
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Waits until nothing is left to flush or to compact; False after `timeout` seconds."""
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout is {timeout!r}; it must be 0 or more seconds")
+        self._handle.check()
         if self._handle.read_only:
             return True
         return self._wait(self._coordinator.idle(), timeout)
 
+    @property
+    def pressure(self) -> float:
+        """How far flush and compaction are behind the writers, from 0 to 1, where writers wait."""
+        self._handle.check()
+        return self._coordinator.pressure
+
+    def _check_writable(self) -> None:
+        self._handle.check()
+        if self._handle.read_only:
+            raise ReadOnlyError(f"{self.path}: the store was opened read-only")
+
     def _wait(self, request: Any, timeout: float | None) -> bool:
-        if self.closed:
-            self._handle.flush()  # raises the ClosedError
         if not request.wait(timeout):
             return False
         if request.error is not None:
+            self._handle.check()  # a store that was closed meanwhile is a ClosedError
             raise Error(f"{self.path}: background work failed: {request.error}")
         return True
 
@@ -349,7 +419,7 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
 
     def stats(self) -> Stats:
         """Counts, sizes and amplification; costs a walk over the tables' names, no disk."""
-        return Stats.from_raw(_stats_of(core.raw_stats(self._handle), self._options))
+        return Stats.from_raw(_stats_of(core.raw_stats(self._handle), self._options, self.pressure))
 
     def verify(self) -> Verification:
         """Reads every byte of every live file and proves every checksum, the order of keys and the
@@ -371,6 +441,7 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
 
     @property
     def closed(self) -> bool:
+        """Whether `close` was called, or this is a child of the process that opened the store."""
         return self._handle.closed
 
     def close(self) -> None:
@@ -383,9 +454,11 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
         try:
             self._handle.close()
         finally:
-            self._coordinator.join(5.0)
+            if not self._handle.forked:  # in a child the thread is not there
+                self._coordinator.join(5.0)
 
     def __enter__(self) -> Self:
+        self._handle.check()
         return self
 
     def __exit__(
@@ -404,13 +477,12 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
         return f"<lsmkit.DB at {self.path!r}{', closed' if self.closed else ''}>"
 
 
-def _stats_of(raw: dict[str, Any], options: Options) -> dict[str, Any]:
+def _stats_of(raw: dict[str, Any], options: Options, pressure: float) -> dict[str, Any]:
     """The core's counters under the names of `Stats`."""
     c, cache = raw["counters"], raw["cache"]
     version = Version.from_raw(raw["version"])
     policy = options.compaction
     segments = sum([segment[4] for segment in raw["segments"]])
-    runs = max([policy.pressure(tree) for tree in version.trees.values()], default=0.0)
     memory = {
         "segments": segments,
         "cache": cache["used_bytes"],
@@ -454,7 +526,7 @@ def _stats_of(raw: dict[str, Any], options: Options) -> dict[str, Any]:
         "cache": cache,
         "memory": memory,
         **shape_of(version, policy),
-        "pressure": min(max(runs - 2.0, 0.0) / (STOP_RUNS - 2.0), 1.0),
+        "pressure": pressure,
         "background_errors": raw["background_errors"],
         "last_error": raw["background_error"] or "",
     }

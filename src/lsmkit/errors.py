@@ -39,8 +39,7 @@ class CorruptionError(Error):
 
     `file` and `offset` (bytes from the file's beginning) say where, `found` what stood there: a
     number (a checksum, a length, a version) where one was compared with `expected`, else the
-    message again, with `expected` None. Nothing is skipped or guessed; `lsmkit.repair` brings
-    back what can be read.
+    message again, with `expected` None. Nothing is skipped or guessed.
     """
 
     file: str

@@ -24,11 +24,12 @@ class Verification(Record):
     """Rows of tables and records of the log, older versions included."""
     bytes: int
     errors: tuple[Error, ...]
-    """At most one for each file, whose reading ends there: a `CorruptionError` with `file`, `offset`
-    and `found`, or the `StorageError` of a file that cannot be read."""
+    """At most one for each file, whose reading ends there: a `CorruptionError` with `file`,
+    `offset` and `found`, or the `StorageError` of a file that cannot be read."""
 
     @property
     def ok(self) -> bool:
+        """Whether there are no errors; also the truth value of the report."""
         return not self.errors
 
     def __bool__(self) -> bool:

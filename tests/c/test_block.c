@@ -242,6 +242,22 @@ LK_TEST(test_rows_out_of_order_do_not_pass_the_check)
     rows_free(&r);
 }
 
+LK_TEST(test_block_that_lies_about_versions_does_not_pass_the_check)
+{
+    rows r = small_rows();
+    encoded e = encode(&r, LK_CODEC_NONE);
+    lk_block *b;
+    lk_error err;
+    e.data[18] ^= LK_BLOCK_FLAG_VERSIONS;
+    reseal(&e);
+    CHECK_OK(decode(&e, &b, &err), &err);
+    CHECK(b->unique);
+    CHECK_EQ(lk_block_check(b, ROWS_TREE, &SOURCE, &err), LK_CORRUPT);
+    lk_block_unref(b);
+    free(e.data);
+    rows_free(&r);
+}
+
 LK_TEST(test_fingerprint_of_another_tree_does_not_pass_the_check)
 {
     rows r = small_rows();
@@ -276,13 +292,29 @@ LK_TEST(test_long_keys_with_many_versions_stay_in_proportion)
     CHECK(b->bytes <= e.bytes + LK_BLOCK_PREFIX_EXPANSION_MAX + VERSIONS * 20 + 4096);
     CHECK_EQ(lk_block_find(b, key, KEY_BYTES, r.rows[0].hash, 17), VERSIONS - 17);
     lk_block_unref(b);
-    /* Such a prefix as no writer makes is refused. */
-    lk_store16(e.data + 24, 60000);
-    reseal(&e);
-    CHECK_EQ(decode(&e, &b, &err), LK_CORRUPT);
     free(e.data);
     free(key);
     rows_free(&r);
+}
+
+/* A block of some 60 KB whose 100 rows would take 6 MB of keys. */
+LK_TEST(test_prefix_that_multiplies_the_file_is_refused)
+{
+    enum { ROWS = 100, PREFIX = 60000 };
+    encoded e = {.bytes = LK_BLOCK_HEADER_BYTES + PREFIX + ROWS};
+    e.data = calloc(1, e.bytes);
+    lk_store32(e.data + 8, (uint32_t)e.bytes);
+    lk_store32(e.data + 12, ROWS);
+    e.data[18] = LK_BLOCK_FLAG_VERSIONS;
+    lk_store16(e.data + 22, 1);
+    lk_store16(e.data + 24, PREFIX);
+    reseal(&e);
+    lk_block *b;
+    lk_error err;
+    CHECK_EQ(decode(&e, &b, &err), LK_CORRUPT);
+    CHECK_EQ(err.expected, LK_BLOCK_PREFIX_EXPANSION_MAX);
+    CHECK_EQ(err.found, ROWS * PREFIX);
+    free(e.data);
 }
 
 LK_TEST(test_large_value_has_a_block_of_its_own)

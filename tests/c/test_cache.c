@@ -132,6 +132,7 @@ LK_TEST(test_memory_stays_within_the_capacity)
 LK_TEST(test_blocks_in_use_outlive_those_used_once)
 {
     fixture *f = fixture_new(1 << 20); /* one shard, room for some 250 blocks */
+    for (uint32_t hot = 0; hot < 10; hot++) get_and_check(f, hot);
     for (uint32_t i = 0; i < 900; i++) {
         get_and_check(f, 10 + i);
         for (uint32_t hot = 0; hot < 10; hot++) get_and_check(f, hot);

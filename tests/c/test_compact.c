@@ -72,6 +72,17 @@ static void run_of_numbers(yard *y, uint32_t from, uint32_t to, uint32_t step, b
     yard_add_run(y, begin, level, tables);
 }
 
+/* A range ends before this key and another begins. */
+static void cut_at(yard *y, uint32_t key)
+{
+    lk_edit edit;
+    lk_error err;
+    lk_edit_init(&edit);
+    CHECK_OK(lk_edit_split(&edit, ROWS_TREE, world_key(&y->w, key), &err), &err);
+    world_apply(&y->w, &edit);
+    lk_edit_deinit(&edit);
+}
+
 static const lk_range *yard_range(const yard *y, uint32_t i)
 {
     const lk_tree_version *t = lk_version_tree(y->w.version, ROWS_TREE);
@@ -202,11 +213,14 @@ static job_files job_by_chance(const yard *y)
     const lk_tree_version *t = lk_version_tree(y->w.version, ROWS_TREE);
     uint32_t range = (uint32_t)lk_test_below(rng, t->range_count);
     uint32_t kind = (uint32_t)lk_test_below(rng, 8);
-    job_files j = job_of(y, kind == 7 ? LK_JOB_JOIN : kind >= 5 ? LK_JOB_MOVE : LK_JOB_MERGE, range,
-                         0);
+    job_files j = job_of(y,
+                         kind == 7   ? LK_JOB_JOIN
+                         : kind >= 5 ? LK_JOB_MOVE
+                                     : LK_JOB_MERGE,
+                         range, 0);
     const lk_range *r = &t->ranges[range];
-    j.job.out_level = (uint32_t)lk_test_below(rng, 3) == 0 ? LK_LEVEL_LAST
-                                                           : (uint32_t)lk_test_below(rng, 3);
+    j.job.out_level =
+        (uint32_t)lk_test_below(rng, 3) == 0 ? LK_LEVEL_LAST : (uint32_t)lk_test_below(rng, 3);
     j.job.cut_bytes = 300 + lk_test_below(rng, 6000);
     j.job.split_tables = (uint32_t)lk_test_below(rng, 4);
     j.job.parts = (uint32_t)lk_test_below(rng, 5);
@@ -360,33 +374,102 @@ LK_TEST(blocks_that_overlap_nothing_are_copied)
 {
     uint64_t rng = lk_test_seed();
     yard y = yard_of_numbers(&rng, 4000);
-    run_of_numbers(&y, 0, 2000, 1, false, LK_LEVEL_LAST, 1);
+    lk_job_result r;
+    lk_error err;
+    run_of_numbers(&y, 0, 4000, 3999, false, LK_LEVEL_LAST, 1); /* below, so sequences count */
+    run_of_numbers(&y, 0, 2000, 1, false, 1, 1);
     run_of_numbers(&y, 2000, 4000, 1, false, 0, 1);
-    lk_job_result r = merge_range(&y, 0, LK_LEVEL_LAST);
+    job_files j = job_of(&y, LK_JOB_MERGE, 0, 1);
+    job_add(&j, &yard_range(&y, 0)->runs[0]);
+    job_add(&j, &yard_range(&y, 0)->runs[1]);
+    CHECK_OK(run_job(&y, &j, &r, &err), &err);
     CHECK_EQ(r.rows_out, 4000);
-    CHECK(r.rows_copied > 3800); /* all but the last, small block of each */
+    CHECK(r.rows_copied > 3800); /* all but the last block of each, if that is small */
+    CHECK_EQ(r.rows_in, 4000);
     check_answers(&y);
     check_tables(&y);
     yard_free(&y);
 }
 
-LK_TEST(copying_leaves_few_small_blocks)
+LK_TEST(blocks_without_sequences_are_copied_unread)
 {
     uint64_t rng = lk_test_seed();
-    yard y = yard_of_numbers(&rng, 8000);
-    uint32_t blocks_before;
-    run_of_numbers(&y, 0, 8000, 1, false, LK_LEVEL_LAST, 1);
-    lk_table *t = yard_range(&y, 0)->runs[0].tables[0];
+    yard y = yard_of_numbers(&rng, 4000);
+    run_of_numbers(&y, 0, 2000, 1, false, LK_LEVEL_LAST, 1);
+    run_of_numbers(&y, 2000, 4000, 1, false, 0, 1);
+    lk_job_result r = merge_range(&y, 0, LK_LEVEL_LAST);
+    CHECK_EQ(r.rows_out, 4000);
+    CHECK_EQ(r.rows_copied, 0); /* written anew for the last time: sequences go */
+    run_of_numbers(&y, 1000, 4000, 1000, false, 0, 1);
+    lk_cache_stats before, after;
+    lk_cache_stats_of(y.w.disk.cache, &before);
+    r = merge_range(&y, 0, LK_LEVEL_LAST);
+    lk_cache_stats_of(y.w.disk.cache, &after);
+    CHECK_EQ(before.fills, after.fills);
+    CHECK_EQ(r.rows_in, 4003);
+    CHECK_EQ(r.rows_out, 4000);
+    CHECK(r.rows_copied > 3500);
+    CHECK_EQ(lk_table_meta_of(yard_range(&y, 0)->runs[0].tables[0])->seq_max, 0);
+    check_answers(&y);
+    check_tables(&y);
+    yard_free(&y);
+}
+
+LK_TEST(tombstones_that_hide_nothing_are_not_copied)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 4000);
     lk_error err;
-    CHECK_OK(lk_table_load(t, &err), &err);
-    blocks_before = lk_table_block_count(t);
-    for (uint32_t i = 0; i < 20; i++) { /* a row into every fifth block or so, again and again */
-        run_of_numbers(&y, i * 13, 8000, 300, false, 0, 1);
-        (void)merge_range(&y, 0, LK_LEVEL_LAST);
+    run_of_numbers(&y, 0, 2000, 1, false, LK_LEVEL_LAST, 1);
+    (void)merge_range(&y, 0, LK_LEVEL_LAST);
+    run_of_numbers(&y, 2000, 4000, 1, true, 0, 1);
+    lk_job_result r = merge_range(&y, 0, LK_LEVEL_LAST);
+    CHECK_EQ(r.rows_in, 4000);
+    CHECK_EQ(r.rows_out, 2000);
+    CHECK(r.rows_copied > 1900);
+    /* The same where sequences are kept, because an older table holds other keys of the inputs. */
+    run_of_numbers(&y, 0, 1000, 1, false, 0, 1);
+    run_of_numbers(&y, 2000, 4000, 1, true, 0, 1);
+    job_files j = job_of(&y, LK_JOB_MERGE, 0, 1);
+    job_add(&j, &yard_range(&y, 0)->runs[0]);
+    job_add(&j, &yard_range(&y, 0)->runs[1]);
+    CHECK_OK(run_job(&y, &j, &r, &err), &err);
+    CHECK_EQ(r.rows_in, 3000);
+    CHECK_EQ(r.rows_out, 1000);
+    CHECK(r.rows_copied > 900);
+    check_answers(&y);
+    yard_free(&y);
+}
+
+LK_TEST(copying_never_leaves_small_blocks_side_by_side)
+{
+    enum { KEYS = 8000 };
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, KEYS);
+    lk_job_result r;
+    lk_error err;
+    uint64_t copied = 0;
+    run_of_numbers(&y, 0, KEYS, 2, false, LK_LEVEL_LAST, 1);
+    for (uint32_t i = 0; i < 40; i++) { /* a new key in some of the blocks, again and again */
+        run_of_numbers(&y, i * 8 + 1, KEYS, 700, false, 0, 1);
+        r = merge_range(&y, 0, LK_LEVEL_LAST);
+        copied += r.rows_copied;
     }
-    t = yard_range(&y, 0)->runs[0].tables[0];
+    lk_table *t = yard_range(&y, 0)->runs[0].tables[0];
     CHECK_OK(lk_table_load(t, &err), &err);
-    CHECK(lk_table_block_count(t) < blocks_before * 3 / 2);
+    uint32_t small = 0, blocks = lk_table_block_count(t);
+    bool was_small = false;
+    for (uint32_t i = 0; i < blocks; i++) {
+        lk_block *b;
+        CHECK_OK(lk_table_block(t, i, true, &b, &err), &err);
+        bool is_small = b->rows * 17 < y.options.block_bytes / 2; /* 8 bytes of key, 9 of value */
+        CHECK(!(is_small && was_small));
+        was_small = is_small;
+        small += is_small;
+        lk_block_unref(b);
+    }
+    CHECK(copied > 0);
+    CHECK(small > 0);
     check_answers(&y);
     yard_free(&y);
 }
@@ -473,6 +556,29 @@ LK_TEST(tables_that_are_appended_make_one_run_longer)
     yard_free(&y);
 }
 
+/* Otherwise a store that is only appended to would stay one range, and its first merge one job. */
+LK_TEST(a_range_that_moves_make_too_long_is_split)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 1000);
+    lk_job_result result;
+    lk_error err;
+    for (uint32_t i = 0; i < 5; i++) {
+        run_of_numbers(&y, i * 200, i * 200 + 200, 1, false, 0, 1);
+        uint32_t last = lk_version_tree(y.w.version, ROWS_TREE)->range_count - 1;
+        job_files j = job_of(&y, LK_JOB_MOVE, last, LK_LEVEL_LAST);
+        j.job.split_tables = 4;
+        job_add(&j, &yard_range(&y, last)->runs[0]);
+        CHECK_OK(run_job(&y, &j, &result, &err), &err);
+        check_answers(&y);
+        check_files(&y);
+    }
+    const lk_tree_version *t = lk_version_tree(y.w.version, ROWS_TREE);
+    CHECK_EQ(t->range_count, 3);
+    for (uint32_t i = 0; i < t->range_count; i++) CHECK(t->ranges[i].runs[0].count <= 2);
+    yard_free(&y);
+}
+
 LK_TEST(what_would_change_age_is_refused)
 {
     uint64_t rng = lk_test_seed();
@@ -497,18 +603,40 @@ LK_TEST(what_would_change_age_is_refused)
     yard_free(&y);
 }
 
+/* Outputs that must stay in the place of the newest input, but reach over another table there. */
+LK_TEST(outputs_do_not_overlap_the_run_they_join)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 300);
+    lk_job_result result;
+    lk_error err;
+    size_t begin = y.w.count;
+    write_numbers(&y, 0, 100, 1, false);
+    write_numbers(&y, 200, 300, 1, false);
+    yard_add_run(&y, begin, 0, 2);
+    run_of_numbers(&y, 0, 300, 1, false, 0, 3);
+    run_of_numbers(&y, 0, 50, 1, false, 0, 1);
+    const lk_range *range = yard_range(&y, 0);
+    CHECK(range->runs[1].count == 3 && range->runs[2].count == 2);
+    job_files j = job_of(&y, LK_JOB_MERGE, 0, 0);
+    j.files[0] = lk_table_meta_of(range->runs[1].tables[0])->file;
+    j.files[1] = lk_table_meta_of(range->runs[1].tables[2])->file;
+    j.job.file_count = 2;
+    job_add(&j, &range->runs[2]);
+    CHECK_EQ(run_job(&y, &j, &result, &err), LK_INVALID);
+    check_files(&y);
+    check_answers(&y);
+    yard_free(&y);
+}
+
 LK_TEST(a_table_that_reaches_out_of_its_range_does_not_move)
 {
     uint64_t rng = lk_test_seed();
     yard y = yard_of_numbers(&rng, 300);
     lk_job_result result;
     lk_error err;
-    lk_edit edit;
     run_of_numbers(&y, 0, 300, 1, false, 0, 1);
-    lk_edit_init(&edit);
-    CHECK_OK(lk_edit_split(&edit, ROWS_TREE, world_key(&y.w, 150), &err), &err);
-    world_apply(&y.w, &edit);
-    lk_edit_deinit(&edit);
+    cut_at(&y, 150);
     for (uint32_t range = 0; range < 2; range++) {
         job_files j = job_of(&y, LK_JOB_MOVE, range, LK_LEVEL_LAST);
         job_add(&j, &yard_range(&y, range)->runs[0]);
@@ -530,11 +658,7 @@ LK_TEST(an_empty_range_joins_the_one_before_it)
     lk_error err;
     run_of_numbers(&y, 0, 100, 1, false, 0, 1);
     run_of_numbers(&y, 100, 300, 1, false, 0, 1);
-    lk_edit edit;
-    lk_edit_init(&edit);
-    CHECK_OK(lk_edit_split(&edit, ROWS_TREE, world_key(&y.w, 100), &err), &err);
-    world_apply(&y.w, &edit);
-    lk_edit_deinit(&edit);
+    cut_at(&y, 100);
     job_files j = job_of(&y, LK_JOB_JOIN, 1, 0);
     CHECK_EQ(run_job(&y, &j, &result, &err), LK_INVALID); /* it has tables */
     run_of_numbers(&y, 100, 300, 1, true, 0, 1);
@@ -546,6 +670,28 @@ LK_TEST(an_empty_range_joins_the_one_before_it)
     CHECK_EQ(lk_version_tree(y.w.version, ROWS_TREE)->range_count, 1);
     j = job_of(&y, LK_JOB_JOIN, 0, 0);
     CHECK_EQ(run_job(&y, &j, &result, &err), LK_INVALID); /* none before it */
+    check_answers(&y);
+    yard_free(&y);
+}
+
+/* Rows of a range that a compaction has dropped are still in a table that another range holds. */
+LK_TEST(a_range_that_a_table_reaches_into_is_not_joined)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 300);
+    lk_job_result result;
+    lk_error err;
+    run_of_numbers(&y, 0, 300, 1, false, 0, 1);
+    cut_at(&y, 150);
+    run_of_numbers(&y, 150, 300, 1, true, 0, 1);
+    (void)merge_range(&y, 1, LK_LEVEL_LAST);
+    CHECK_EQ(yard_range(&y, 1)->run_count, 0);
+    job_files j = job_of(&y, LK_JOB_JOIN, 1, 0);
+    CHECK_EQ(run_job(&y, &j, &result, &err), LK_INVALID);
+    (void)merge_range(&y, 0, LK_LEVEL_LAST);
+    j = job_of(&y, LK_JOB_JOIN, 1, 0);
+    CHECK_OK(run_job(&y, &j, &result, &err), &err);
+    CHECK_EQ(lk_version_tree(y.w.version, ROWS_TREE)->range_count, 1);
     check_answers(&y);
     yard_free(&y);
 }

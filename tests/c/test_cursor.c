@@ -252,8 +252,12 @@ LK_TEST(a_call_holds_a_bounded_number_of_blocks)
     CHECK(bytes != NULL && list != NULL);
     for (uint32_t i = 0; i < KEYS; i++) {
         bytes[i * 300] = (uint8_t)i;
-        list[i] = (lk_row){.key = bytes + i * 300, .key_len = 1, .value = bytes + i * 300,
-                           .value_len = 300, .seq = i + 1, .kind = LK_KIND_PUT,
+        list[i] = (lk_row){.key = bytes + i * 300,
+                           .key_len = 1,
+                           .value = bytes + i * 300,
+                           .value_len = 300,
+                           .seq = i + 1,
+                           .kind = LK_KIND_PUT,
                            .hash = lk_hash_key(ROWS_TREE, bytes + i * 300, 1)};
     }
     options.block_bytes = 256;

@@ -442,6 +442,12 @@ LK_TEST(properties_are_kept_in_the_order_of_their_names)
     CHECK_OK(lk_edit_set(&e, "back", "", &err), &err);
     CHECK_OK(lk_manifest_append(m, &e, NULL, &err), &err);
     lk_edit_deinit(&e);
+    bytes *b = calloc(1, sizeof *b);
+    CHECK(b != NULL);
+    read_whole(env, "MANIFEST-000001", b);
+    CHECK(strstr(b->data, "\"unset\":[\"gone\"]") != NULL);
+    CHECK(strstr(b->data, "\"gone\":") == NULL); /* what the same edit takes back is not written */
+    free(b);
     for (int i = 0; i < 2; i++) {
         CHECK_EQ(lk_manifest_property_count(m), 3);
         lk_manifest_property_at(m, 0, &name, &value);
@@ -1020,6 +1026,35 @@ LK_TEST(a_short_write_is_a_torn_line)
         lk_sim_free(sim);
     }
     script_free(s);
+}
+
+LK_TEST(nothing_of_a_torn_line_stays_behind_a_shorter_one)
+{
+    lk_error err;
+    lk_manifest *m;
+    lk_edit e;
+    lk_sim *sim = machine_new(6);
+    lk_env *env = lk_sim_env(sim);
+    bytes *b = malloc(sizeof *b);
+    CHECK(b != NULL);
+    lk_edit_init(&e);
+    CHECK_OK(lk_manifest_create(env, DIR, NULL, NULL, &m, &err), &err);
+    CHECK_OK(lk_manifest_append(m, &e, NULL, &err), &err);
+    CHECK_OK(lk_edit_set(&e, "long", "value value value value value value value", &err), &err);
+    CHECK(lk_sim_short(sim, 1, 90, EIO));
+    CHECK_EQ(lk_manifest_append(m, &e, NULL, &err), LK_IO);
+    lk_edit_deinit(&e);
+    for (uint64_t n = 1; n < 4; n++) {
+        lk_manifest_close(m);
+        CHECK_OK(open_it(env, NULL, &m, &err), &err);
+        CHECK_EQ(number_of(m), n);
+        read_whole(env, "MANIFEST-000001", b);
+        CHECK_EQ(b->data[b->len - 1], '\n');
+        CHECK_OK(lk_manifest_append(m, &e, NULL, &err), &err);
+    }
+    lk_manifest_close(m);
+    free(b);
+    lk_sim_free(sim);
 }
 
 LK_TEST(an_edit_whose_sync_failed_is_made_durable_when_it_is_found_again)

@@ -51,7 +51,7 @@ typedef struct walk {
     rows all; /* in table order */
     const lk_bounds *bounds;
     bool reverse;
-    uint64_t seq;      /* records of segments from here on are left out */
+    uint64_t seq;       /* records of segments from here on are left out */
     uint64_t table_seq; /* all rows of tables come */
     size_t at, given;
     const lk_row *last;
@@ -72,16 +72,16 @@ static const lk_row *walk_next(walk *x)
         if (x->reverse) {
             if (x->given == 0) {
                 x->at = x->all.count - 1;
-            } else if (x->at + 1 < x->all.count && list[x->at + 1].key == list[x->at].key) {
+            } else if (x->at + 1 < x->all.count && world_same_key(&list[x->at + 1], &list[x->at])) {
                 x->at++;
                 x->given++;
                 if (is_expected(x, &list[x->at])) return &list[x->at];
                 continue;
             } else {
-                while (x->at > 0 && list[x->at - 1].key == list[x->at].key) x->at--;
+                while (x->at > 0 && world_same_key(&list[x->at - 1], &list[x->at])) x->at--;
                 x->at--;
             }
-            while (x->at > 0 && list[x->at - 1].key == list[x->at].key) x->at--;
+            while (x->at > 0 && world_same_key(&list[x->at - 1], &list[x->at])) x->at--;
         } else if (x->given > 0) {
             x->at++;
         }
@@ -91,7 +91,8 @@ static const lk_row *walk_next(walk *x)
     return NULL;
 }
 
-static void check_row(walk *x, lk_bytes key, lk_bytes value, uint64_t seq, lk_kind kind, bool repeat)
+static void check_row(walk *x, lk_bytes key, lk_bytes value, uint64_t seq, lk_kind kind,
+                      bool repeat)
 {
     const lk_row *row = walk_next(x);
     CHECK(row != NULL);
@@ -99,7 +100,7 @@ static void check_row(walk *x, lk_bytes key, lk_bytes value, uint64_t seq, lk_ki
     CHECK(lk_bytes_equal(value.data, value.len, row->value, row->value_len));
     CHECK_EQ(seq, row->seq);
     CHECK_EQ(kind, row->kind);
-    CHECK_EQ(repeat, x->last != NULL && x->last->key == row->key);
+    CHECK_EQ(repeat, x->last != NULL && world_same_key(x->last, row));
     x->last = row;
 }
 
@@ -141,7 +142,11 @@ static lk_bytes span_key(const lk_span *span)
 static void check_merge(const world *w, const lk_bounds *bounds, bool reverse, uint64_t seq,
                         uint64_t table_seq, size_t *out_spans, size_t *out_rows)
 {
-    walk x = {.w = w, .all = world_rows(w, 0), .bounds = bounds, .reverse = reverse, .seq = seq,
+    walk x = {.w = w,
+              .all = world_rows(w, 0),
+              .bounds = bounds,
+              .reverse = reverse,
+              .seq = seq,
               .table_seq = table_seq};
     lk_merge *m = merge_of(w, bounds, reverse, seq);
     lk_span span, before = {0};
@@ -244,6 +249,101 @@ LK_TEST(a_sparse_source_cuts_only_the_blocks_it_falls_into)
         /* Each of the 4: before it, itself, the older version, behind it. */
         CHECK(spans <= lk_table_block_count(last->tables[0]) + 4 * 3);
     }
+    world_free(&w);
+}
+
+/* A table of the numbers [from, to), all with one sequence; `delete_at`: one of them is a delete. */
+static void add_uniform_table(world *w, uint32_t from, uint32_t to, uint64_t seq,
+                              uint32_t delete_at)
+{
+    rows some = {.rows = calloc(to - from, sizeof(lk_row)), .count = to - from};
+    lk_table_meta meta;
+    lk_edit edit;
+    lk_error err;
+    CHECK(some.rows != NULL);
+    for (uint32_t i = from; i < to; i++) {
+        lk_bytes key = world_key(w, i);
+        some.rows[i - from] = (lk_row){.key = key.data,
+                                       .key_len = 8,
+                                       .value = key.data,
+                                       .value_len = i == delete_at ? 0 : 8,
+                                       .seq = seq,
+                                       .hash = lk_hash_key(ROWS_TREE, key.data, 8),
+                                       .kind = i == delete_at ? LK_KIND_DELETE : LK_KIND_PUT};
+    }
+    lk_edit_init(&edit);
+    uint64_t file = w->next_file++;
+    CHECK_OK(table_write(&w->disk, file, &some, &TABLE_OPTIONS, &meta, &err), &err);
+    CHECK_OK(lk_edit_add_table(&edit, &meta, 0, file, NULL, &err), &err);
+    world_apply(w, &edit);
+    lk_edit_deinit(&edit);
+    free(some.rows);
+}
+
+/* Merges [from, to) with closed blocks allowed, opens each closed block whose number is a multiple
+ * of `open_every` (0: none), and checks that every number comes once and in order. Returns how many stayed
+ * closed. */
+static uint32_t count_closed(const world *w, uint32_t from, uint32_t to, uint32_t open_every)
+{
+    lk_bounds bounds = {world_key(w, from), {NULL, 0}};
+    if (to < w->keys.count) bounds.upper = world_key(w, to);
+    const lk_range *range = &lk_version_tree(w->version, ROWS_TREE)->ranges[0];
+    uint32_t closed = 0, met = 0, at = from;
+    lk_merge *m;
+    lk_error err;
+    lk_span span;
+    bool any;
+    CHECK_OK(lk_merge_new(ROWS_TREE, &bounds, false, true, &m, &err), &err);
+    for (uint32_t i = 0; i < range->run_count; i++) {
+        CHECK_OK(lk_merge_add_tables(m, range->runs[i].tables, range->runs[i].count, &err), &err);
+    }
+    lk_merge_allow_closed(m);
+    CHECK_OK(lk_merge_start(m, &err), &err);
+    for (;;) {
+        CHECK_OK(lk_merge_next(m, &span, &any, &err), &err);
+        if (!any) break;
+        lk_block *b = span.block;
+        uint32_t first = span.first, end = span.first + span.count;
+        if (span.closed) {
+            CHECK(b == NULL && span.count == 0);
+            if (open_every > 0 && met++ % open_every == 0) {
+                CHECK_OK(lk_merge_open(m, &err), &err);
+                continue;
+            }
+            closed++;
+            CHECK_OK(lk_table_block(span.table, span.block_index, true, &b, &err), &err);
+            first = 0;
+            end = b->rows;
+        }
+        for (uint32_t i = first; i < end; i++, at++) {
+            CHECK(at < to);
+            CHECK(lk_bytes_equal(lk_block_key(b, i).data, 8, world_key(w, at).data, 8));
+        }
+        if (span.closed) lk_block_unref(b);
+    }
+    CHECK_EQ(at, to);
+    lk_merge_free(m);
+    return closed;
+}
+
+LK_TEST(blocks_stay_closed_only_where_all_of_them_is_wanted)
+{
+    uint64_t rng = lk_test_seed();
+    world w = world_of_numbers(&rng, 3000);
+    add_uniform_table(&w, 0, 1000, 5, UINT32_MAX);
+    add_uniform_table(&w, 1000, 2000, 6, UINT32_MAX);
+    uint32_t all = count_closed(&w, 0, 2000, 0);
+    CHECK(all > 20);
+    CHECK_EQ(count_closed(&w, 0, 2000, 1), 0);
+    CHECK(count_closed(&w, 0, 2000, 3) < all);
+    for (uint32_t i = 0; i < 100; i++) { /* bounds in the middle of blocks */
+        uint32_t from = (uint32_t)lk_test_below(&rng, 1990);
+        uint32_t to = from + 1 + (uint32_t)lk_test_below(&rng, 1999 - from);
+        CHECK(count_closed(&w, from, to, 1 + (uint32_t)lk_test_below(&rng, 4)) < all);
+    }
+    add_uniform_table(&w, 2000, 3000, 7, 2500); /* has a delete, which may have to go */
+    CHECK_EQ(count_closed(&w, 2000, 3000, 0), 0);
+    CHECK_EQ(count_closed(&w, 0, 3000, 0), all);
     world_free(&w);
 }
 

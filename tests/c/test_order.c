@@ -8,7 +8,7 @@
 
 /* ---- keys of all kinds ---- */
 
-enum { SHAPES = 14, KEY_BYTES_MAX = 300 };
+enum { SHAPES = 15, KEY_BYTES_MAX = 300 };
 
 /* Writes key `i` of a shape; returns its length. */
 static size_t shape_key(uint64_t *rng, uint32_t shape, uint32_t i, uint8_t *out)
@@ -61,6 +61,12 @@ static size_t shape_key(uint64_t *rng, uint32_t shape, uint32_t i, uint8_t *out)
     case 12: /* a few hot keys among random ones */
         lk_store64(out, r % 4 != 0 ? r % 7 : r);
         return 8;
+    case 13: /* 32 bits that say much, then ties that differ far apart */
+        memset(out, 't', 48);
+        lk_store64(out, (r % 60 * UINT64_C(0x9E3779B1)) & UINT32_MAX);
+        out[9 + r / 60 % 2] = (uint8_t)(r >> 20);
+        out[40] = (uint8_t)(r >> 32);
+        return 48;
     default: /* the first word says much, the tie needs the second */
         lk_store64(out, r % 200 * UINT64_C(0x9E3779B97F4A7C15));
         lk_store64(out + 8, lk_test_rand(rng) % 3);
@@ -68,7 +74,8 @@ static size_t shape_key(uint64_t *rng, uint32_t shape, uint32_t i, uint8_t *out)
     }
 }
 
-static void fill_segment(uint64_t *rng, lk_segment *s, uint32_t shape, uint32_t count, uint32_t trees)
+static void fill_segment(uint64_t *rng, lk_segment *s, uint32_t shape, uint32_t count,
+                         uint32_t trees)
 {
     uint8_t key[KEY_BYTES_MAX];
     for (uint32_t i = 0; i < count; i++) {

@@ -422,7 +422,7 @@ LK_TEST(test_missing_file_is_told)
     lk_error err;
     lk_table *t = table_make(&d, 1, &r, &TABLE_OPTIONS);
     CHECK_OK(lk_env_unlink(d.env, "/s/000001.sst", &err), &err);
-    CHECK_EQ(lk_table_load(t, &err), LK_NOT_FOUND);
+    CHECK_EQ(lk_table_load(t, &err), LK_CORRUPT); /* the manifest names it */
     lk_table_unref(t);
     disk_free(&d);
     rows_free(&r);

@@ -3,6 +3,7 @@
  */
 #include "harness.h"
 
+#include "filter.h"
 #include "golden.h"
 #include "table_fixture.h"
 #include "table_format.h"
@@ -266,4 +267,38 @@ LK_TEST(test_index_and_properties_that_lie_are_refused)
         CHECK(accepted <= (part == 56 ? 16u : 16u + 24u));
     }
     written_free(&w);
+}
+
+/* A table of several blocks, with one part changed under a checksum that holds. */
+static lk_status verify_readings(size_t footer_at, size_t at, uint8_t mask, uint8_t keep)
+{
+    readings r;
+    written w = {.disk = disk_new(1 << 20)};
+    lk_error err;
+    lk_table_options options = {.block_bytes = 512, .filter_bits = 10, .codec = LK_CODEC_LZ4};
+    make_readings(&r);
+    CHECK_OK(table_write(&w.disk, 1, &r.all, &options, &w.meta, &err), &err);
+    w.bytes = read_table(&w.disk, w.data, sizeof w.data);
+    const uint8_t *place = w.data + w.bytes - LK_TABLE_FOOTER_BYTES + footer_at;
+    size_t begin = lk_load64(place), bytes = lk_load64(place + 8);
+    for (size_t i = 0; i < bytes; i++) {
+        if (i >= at) w.data[begin + i] &= keep;
+    }
+    lk_status st = verify_with_byte(&w, begin, bytes, at, mask);
+    written_free(&w);
+    return st;
+}
+
+LK_TEST(test_filter_that_denies_a_key_does_not_verify)
+{
+    CHECK_EQ(verify_readings(40, LK_FILTER_HEADER_BYTES, 0, 0xff), LK_OK);
+    CHECK_EQ(verify_readings(40, LK_FILTER_HEADER_BYTES, 0, 0x00), LK_CORRUPT);
+}
+
+LK_TEST(test_index_with_a_key_that_is_not_the_blocks_last_does_not_verify)
+{
+    /* Behind the header and the prefix "device-": the last byte of the first block's key. */
+    size_t at = LK_BLOCK_HEADER_BYTES + strlen("device-") + strlen("1/00120") - 1;
+    CHECK_EQ(verify_readings(56, at, 0, 0xff), LK_OK);
+    CHECK_EQ(verify_readings(56, at, 1, 0xff), LK_CORRUPT);
 }

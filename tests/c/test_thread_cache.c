@@ -2,6 +2,8 @@
  * loaded, evicted and freed around them; a block is loaded by one of those that want it. */
 #include "harness.h"
 
+#include <sched.h>
+
 #include "block_write.h"
 #include "cache.h"
 #include "lock.h"
@@ -101,7 +103,9 @@ static void *read_and_fill(void *arg)
         unsigned token = lk_guard_enter(&s->guard);
         lk_block *b = atomic_load_explicit(&s->slots[index].block, memory_order_acquire);
         if (b != NULL) {
-            lk_cache_touch(b);
+            if (i % 4 == 0) lk_cache_touch(b);
+            check_block(b, index);
+            if (i % 16 == 0) (void)sched_yield(); /* time for others to evict it */
             check_block(b, index);
         }
         lk_guard_exit(&s->guard, token);

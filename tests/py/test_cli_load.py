@@ -568,24 +568,42 @@ def test_line_without_an_end_is_refused_in_bounded_memory(load, monkeypatch):
     assert "a line of more than" in result.err
 
 
-def test_batches_have_the_size_asked_for(tmp_path, monkeypatch):
-    sizes: list[int] = []
+class CountingStore:
+    """Notes the rows of each batch, and 0 for a sync."""
 
-    class Store:
-        def put_many(self, keys: list[bytes], values: list[bytes]) -> None:
-            assert len(keys) == len(values)
-            sizes.append(len(keys))
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
 
-        def sync(self) -> None:
-            sizes.append(0)
+    def put_many(self, keys: list[bytes], values: list[bytes]) -> None:
+        assert len(keys) == len(values)
+        self.sizes.append(len(keys))
 
+    def sync(self) -> None:
+        self.sizes.append(0)
+
+
+def test_batches_have_the_size_asked_for(tmp_path):
+    store = CountingStore()
     path = tmp_path / "rows.csv"
     path.write_bytes(b"id\n" + b"".join(b"%d\n" % n for n in range(2345)))
     with Source(str(path)) as source:
-        loader = load_module.Loader(Store(), 1000, source, "stop")
+        loader = load_module.Loader(store, 1000, source, "stop")
         loader.run(open_rows(source, "csv", ["id"], None))
-    assert sizes == [1000, 1000, 345, 0]
+    assert store.sizes == [1000, 1000, 345, 0]
     assert loader.stored == 2345
+
+
+def test_batch_of_long_rows_ends_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(source_module, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(load_module, "BATCH_BYTES", 5000)
+    store = CountingStore()
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"id\n" + b"".join(b"%099d\n" % n for n in range(200)))
+    with Source(str(path)) as source:
+        loader = load_module.Loader(store, 1000, source, "stop")
+        loader.run(open_rows(source, "csv", ["id"], None))
+    assert sum(store.sizes) == loader.stored == 200
+    assert max(store.sizes) <= 60
 
 
 def test_pipe_gets_plain_lines_of_progress(load, monkeypatch):

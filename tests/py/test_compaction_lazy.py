@@ -117,7 +117,7 @@ def test_appending_in_small_flushes_does_not_leave_small_tables() -> None:
         first = number * small
         store.flush({key: key + 1 for key in range(first, first + small)})
         store.settle()
-    assert len(store.tables()) <= 1000 // 4
+    assert len(store.tables()) <= 1000 // 4 + 4
     assert len(store.ranges) <= 20
     assert store.amplification < 2
     store.check(random.Random(0))
@@ -275,6 +275,17 @@ def test_only_what_is_written_over_is_merged_in_the_last_run() -> None:
     assert (job.out_level, sorted(job.inputs)) == (LEVEL_LAST, [3, 21, 22, 23, 24])
 
 
+def test_small_runs_beside_a_last_run_are_gathered_first() -> None:
+    small = tuple((0, 20 + n, (table(20 + n, b"x", b"y", size=500),)) for n in range(4, 0, -1))
+    last = (15, 1, (table(1, b"a", b"m"),))
+    job = pick(tree((b"", (*small, last))))
+    assert job is not None
+    assert (job.out_level, len(job.inputs)) == (1, 4)
+    job = pick(tree((b"", small)))
+    assert job is not None
+    assert job.out_level == LEVEL_LAST, "a small store has no use for tiers"
+
+
 def test_a_table_is_moved_only_from_above_nothing() -> None:
     free = (0, 9, (table(9, b"n", b"z"),))
     under = (15, 1, (table(1, b"a", b"m"),))
@@ -333,6 +344,17 @@ def test_a_range_that_writes_have_left_is_looked_at_closely() -> None:
     job = pick(t)
     assert job is not None
     assert (job.lower, job.inputs, job.out_level) == (b"", (8,), 1)
+
+
+def test_few_deletes_are_ended_where_no_more_will_come() -> None:
+    dead = (0, 8, (table(8, b"a", b"b", size=1000, dead=10),))
+    last = (15, 1, (table(1, b"a", b"b", size=2000),))
+    newer = (0, 9, (table(9, b"x", b"y", size=1000),))
+    other = (15, 2, (table(2, b"l", b"m"),))
+    assert pick(tree((b"", (dead, last)), (b"k", (other,)))) is None
+    job = pick(tree((b"", (dead, last)), (b"k", (newer,))))
+    assert job is not None
+    assert (job.inputs, job.out_level) == ((8, 1), LEVEL_LAST)
 
 
 def test_an_empty_range_joins_its_left_neighbour_unless_a_table_reaches_over() -> None:
@@ -396,7 +418,8 @@ def test_a_full_compaction_of_a_range_leaves_the_others() -> None:
     jobs = store.policy.full_jobs(store.tree(), OPTIONS, start, stop)
     assert [job.lower for job in jobs] == [sim.key_bytes(store.ranges[i][0]) for i in (1, 2)]
     assert store.policy.full_jobs(store.tree(), OPTIONS, stop, start) == []
-    assert store.policy.full_jobs(store.tree(), OPTIONS, start, start) == []
+    middle = sim.key_bytes(store.ranges[1][0] + 1)
+    assert store.policy.full_jobs(store.tree(), OPTIONS, middle, middle) == []
 
 
 def test_a_full_compaction_ends_although_writes_go_on() -> None:
@@ -411,6 +434,24 @@ def test_a_full_compaction_ends_although_writes_go_on() -> None:
         store.apply(job)
     assert store.policy.full_jobs(store.tree(), OPTIONS, None, None, files) == []
     assert store.policy.full_jobs(store.tree(), OPTIONS, None, None) != []
+
+
+def test_a_full_compaction_ends_deletes_in_the_last_run() -> None:
+    """A snapshot can have kept them there."""
+    last = (15, 1, (table(1, b"a", b"b", dead=1), table(2, b"c", b"d")))
+    (job,) = LazyLeveled().full_jobs(tree((b"", (last,))), OPTIONS, None, None)
+    assert (job.inputs, job.out_level) == ((1,), LEVEL_LAST)
+    assert LazyLeveled().full_jobs(tree((b"", (last,))), OPTIONS, b"c", None) == []
+
+
+def test_a_full_compaction_takes_all_that_hangs_together() -> None:
+    runs = (
+        (0, 9, (table(9, b"a", b"c"),)),
+        (1, 8, (table(8, b"b", b"f"), table(7, b"x", b"z"))),
+        (15, 1, (table(1, b"e", b"i"), table(2, b"j", b"k"))),
+    )
+    (job,) = LazyLeveled().full_jobs(tree((b"", runs)), OPTIONS, b"a", b"aa")
+    assert sorted(job.inputs) == [1, 8, 9]
 
 
 def test_a_store_of_leveled_compaction_is_taken_over_without_merging_all() -> None:

@@ -160,6 +160,23 @@ def test_level_zero_takes_only_what_it_overlaps() -> None:
     assert sorted(job.inputs) == [2, 101, 102, 103, 104]
 
 
+def test_level_zero_waits_for_a_job_below_it() -> None:
+    below = (1, 1, tuple(table(n, b"%d" % n, b"%d~" % n, size=35_000) for n in range(1, 6)))
+    job = pick(tree(below))
+    assert job is not None
+    assert job.inputs == (1,)
+    assert pick(tree(*flushed(4, b"1", b"3"), below), job) is None
+    beside = pick(tree(*flushed(4, b"2", b"3"), below), job)
+    assert beside is not None
+    assert (beside.out_level, 2 in beside.inputs) == (1, True)
+
+
+def test_level_zero_waits_until_the_next_level_is_one_run() -> None:
+    left = ((1, 7, (table(7, b"m", b"n"),)), (1, 6, (table(6, b"a", b"c"),)))
+    busy = Job(tree=0, lower=b"", upper=None, inputs=(6, 7), out_level=2)
+    assert pick(tree(*flushed(4, b"a", b"b"), *left), busy) is None
+
+
 def test_only_one_job_at_a_time_takes_from_level_zero() -> None:
     job = pick(tree(*flushed(4)))
     assert job is not None
@@ -196,8 +213,8 @@ def test_of_equal_overlap_the_table_with_deletes_goes_down() -> None:
 
 def test_a_table_that_is_mostly_deletes_does_not_wait_for_its_level() -> None:
     two = (2, 1, tuple(table(20 + n, b"%d" % n, b"%d!" % n) for n in range(1, 6)))
-    few = (1, 1, (table(1, b"1", b"1~"), table(2, b"2", b"2~", dead=199)))
-    many = (1, 1, (table(1, b"1", b"1~"), table(2, b"2", b"2~", dead=200)))
+    few = (1, 1, (table(9, b"0", b"0~"), table(2, b"2", b"2~", dead=199)))
+    many = (1, 1, (table(9, b"0", b"0~"), table(2, b"2", b"2~", dead=200)))
     assert pick(tree(few, two)) is None
     job = pick(tree(many, two))
     assert job is not None
@@ -211,6 +228,10 @@ def test_a_small_last_run_is_the_next_level_and_a_large_one_has_levels_above() -
     job = pick(tree(one, small))
     assert job is not None
     assert (job.out_level, 30 in job.inputs) == (LEVEL_LAST, True)
+    between = (2, 2, (table(40, b"7", b"9"),))
+    job = pick(tree(one, between, small))
+    assert job is not None
+    assert (job.out_level, job.kind) == (2, "move"), "it would pass over level 2"
     large = (15, 1, (table(30, b"1", b"9", size=10**8),))
     job = pick(tree(one, large))
     assert job is not None
@@ -225,6 +246,18 @@ def test_runs_that_another_policy_left_in_one_level_are_merged_first() -> None:
     job = pick(tree(*flushed(5), *left, (3, 1, (table(1, b"c", b"d"),))))
     assert job is not None
     assert (job.kind, sorted(job.inputs), job.out_level) == ("merge", [1, 6, 7], 3)
+
+
+def test_each_range_has_its_part_of_the_sizes() -> None:
+    def level(low: bytes) -> tuple[bytes, tuple[Any, ...]]:
+        tables = (table(ord(low) + n, low + b"%d" % n, low + b"%d~" % n) for n in range(3))
+        return low, ((1, 1, tuple(tables)),)
+
+    alone = Tree.from_raw(0, ((b"", level(b"a")[1]),))
+    assert pick(alone) is None
+    job = pick(Tree.from_raw(0, ((b"", level(b"a")[1]), level(b"k"))))
+    assert job is not None
+    assert job.priority == 1.5
 
 
 def test_pressure_is_the_number_of_flushed_runs() -> None:

@@ -80,7 +80,7 @@ class FakeHandle:
         return ended
 
     def is_idle(self) -> bool:
-        return self.idle and not self.running
+        return self.idle and not self.running and not self.ended
 
     def rates(self) -> tuple[float, float, float]:
         return self.measured
@@ -213,6 +213,18 @@ def test_one_bad_place_does_not_hold_up_the_others() -> None:
     good = sum(1 for job in handle.submitted if job.lower == b"1")
     assert good > 300
     assert 3 <= bad <= 10
+
+
+def test_after_a_failure_nothing_begins_for_a_while() -> None:
+    handle = FakeHandle({0: ranges(3)}, workers=1)
+    coordinator = Stepped(handle, OPTIONS)
+    coordinator.step(0.0)
+    handle.end(1, is_ok=False, message="disk full")
+    assert coordinator.step(0.0) == 0.25
+    coordinator.step(0.2)
+    assert len(handle.submitted) == 1
+    coordinator.step(0.25)
+    assert len(handle.submitted) == 2
 
 
 def test_an_unknown_job_is_reported_and_does_no_harm() -> None:
@@ -351,6 +363,27 @@ def test_what_was_asked_for_gets_its_turn_beside_other_work() -> None:
     assert handle.submitted[2].reason == "compact() was called"
 
 
+def test_what_a_running_job_brings_out_belongs_to_what_was_asked_for() -> None:
+    """Its output has no number yet when the caller asks; it must not be left where it comes out."""
+    handle = FakeHandle({0: ranges(1)}, workers=2)
+    coordinator = Stepped(handle, OPTIONS)
+    coordinator.step(0.0)
+    assert len(handle.submitted) == 1
+    request = coordinator.compact(0, None, None)
+    coordinator.step(0.0)
+    assert len(handle.submitted) == 1
+    tier, last = (1, 50, (table(50, b"1", b"2", 3),)), (15, 1, (table(1, b"0", b"3"),))
+    handle.trees = {0: ((b"", (tier, last)),)}
+    handle.end(1)
+    coordinator.step(0.0)
+    assert not request.wait(0)
+    assert set(handle.submitted[1].inputs) == {50, 1}
+    handle.trees = {0: ((b"", ((15, 1, (table(60, b"0", b"3"),)),)),)}
+    handle.end(2)
+    coordinator.step(0.0)
+    assert request.wait(0)
+
+
 def test_a_compaction_of_nothing_is_answered_at_once() -> None:
     handle = FakeHandle({0: ranges(1, runs=0)})
     coordinator = Stepped(handle, OPTIONS)
@@ -391,8 +424,27 @@ def test_idle_is_when_nothing_is_due_runs_waits_or_has_failed() -> None:
     handle.end(2, is_ok=False)
     coordinator.step(0.0)
     late = coordinator.idle()
-    coordinator.step(0.1)
+    coordinator.step(0.5)
     assert not late.wait(0), "a job waits for its second try"
+
+
+def test_idle_is_not_told_from_a_version_before_the_last_flush() -> None:
+    """The flush ends between the look at the version and the answer."""
+    handle = FakeHandle({0: ranges(1, runs=3)}, workers=1)
+    handle.idle = False
+
+    def version() -> dict[int, Any]:
+        before, handle.trees, handle.idle = handle.trees, {0: ranges(1, runs=4)}, True
+        return before
+
+    handle.version = version
+    coordinator = Stepped(handle, OPTIONS)
+    request = coordinator.idle()
+    coordinator.step(0.0)
+    assert not request.wait(0)
+    coordinator.step(0.0)
+    assert len(handle.submitted) == 1
+    assert not request.wait(0)
 
 
 # ---- the thread

@@ -127,6 +127,11 @@ cdef extern from "view.h" nogil:
     void lk_view_unref(lk_view *v)
     lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
                           uint64_t hash, uint64_t seq, lk_answer *out)
+    enum:
+        LK_VIEW_KEYS_MAX
+    void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_bytes *keys,
+                          const uint64_t *hashes, uint64_t seq, lk_lookup *out_found,
+                          lk_answer *out)
     lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const uint8_t *key,
                             size_t key_len, uint64_t hash, uint64_t seq, lk_lookup *out_found,
                             lk_answer *out, lk_block **out_block, lk_error *err)
@@ -168,7 +173,7 @@ cdef extern from "compact.h" nogil:
         lk_bytes lower
         const uint64_t *files
         size_t file_count
-        uint32_t out_level, split_tables
+        uint32_t out_level, split_tables, parts
         uint64_t cut_bytes
         lk_table_options table
     ctypedef struct lk_job_result:

@@ -9,9 +9,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
 from libc.stdlib cimport realloc
 
 cdef extern from "Python.h":
@@ -19,6 +17,9 @@ cdef extern from "Python.h":
     void Py_DECREF_pointer "Py_DECREF" (PyObject *o)
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
+
+cdef enum:
+    RATES_FLUSHES = 50  # means are taken over the last 50 to 100 flushes
 
 
 cdef uint64_t timeout_ns(object seconds) except? 0:
@@ -83,6 +84,7 @@ cdef class Handle:
     cdef readonly str path
     cdef readonly bint read_only
     cdef lk_durability durability
+    cdef lk_store_counters rates_from, rates_next  # where the means of `rates` begin
     cdef uint64_t errors
     cdef str last_error
     cdef object __weakref__
@@ -127,6 +129,11 @@ cdef class Handle:
             lk_store_close(self.s, NULL)
             lk_store_free(self.s)
 
+    @property
+    def forked(self):
+        """Whether this is a child of the process that opened the store."""
+        return bool(lk_store_is_forked(self.s))
+
     def close(self):
         """Flushes and closes; safe to call again, and in a forked child, where it does nothing."""
         cdef lk_error err
@@ -139,6 +146,10 @@ cdef class Handle:
     @property
     def closed(self):
         return not lk_store_is_open(self.s)
+
+    def check(self):
+        """Raises ClosedError unless the store is open."""
+        self.check_open()
 
     cdef int check_open(self) except -1:
         cdef lk_error err
@@ -244,6 +255,7 @@ cdef class Handle:
             j.file_count = <size_t>len(files)
             j.out_level = job.out_level
             j.split_tables = job.split_tables
+            j.parts = job.parts
             j.cut_bytes = job.cut_bytes
             j.table.codec = codec_of(job.compression)
             self.enter()
@@ -266,13 +278,18 @@ cdef class Handle:
         return out
 
     def rates(self):
-        cdef lk_store_counters *c = &self.s.counters
-        cdef double logged = c.bytes, flushed = 0, user
-        if c.flush_records == 0 or c.records == 0 or c.flush_ns == 0:
+        cdef lk_store_counters now = self.s.counters
+        cdef lk_store_counters *then = &self.rates_from
+        cdef double user, merged
+        if now.flushes - self.rates_next.flushes >= RATES_FLUSHES:
+            self.rates_from = self.rates_next
+            self.rates_next = now
+        if now.flush_records == then.flush_records or now.records == 0:
             return 0.0, 0.0, 0.0
-        user = logged / c.records * c.flush_records
-        return (c.flush_ns / user, c.compact_ns / <double>c.compact_in if c.compact_in else 0.0,
-                c.compact_in / user)
+        user = now.bytes / <double>now.records * (now.flush_records - then.flush_records)
+        merged = now.compact_in - then.compact_in
+        return ((now.flush_ns - then.flush_ns) / user,
+                (now.compact_ns - then.compact_ns) / merged if merged > 0 else 0.0, merged / user)
 
     def set_write_rate(self, bytes_per_second, stop):
         cdef uint64_t rate = bytes_per_second
@@ -329,6 +346,12 @@ cdef class Reader:
     cdef uint32_t tree
     cdef uint64_t seq       # what is visible; LK_SEQ_MAX: all
 
+    def __init__(self, *args, **kwargs):
+        raise TypeError(f"{type(self).__name__} is made by lsmkit.open and what it gives")
+
+    cdef int check_open(self) except -1:
+        return self.handle.check_open()
+
     def get(self, key, default=None):
         """The value of `key` as bytes, or `default` when there is none.
 
@@ -380,91 +403,144 @@ cdef class Reader:
 
     cdef object fetch(self, const uint8_t *key, size_t n, uint64_t hash, uint64_t seq):
         """The same where a table or block must be read first."""
+        cdef lk_view *v
+        self.handle.enter()
+        v = lk_store_view(self.s)  # under the GIL: a snapshot cannot be released before it is pinned
+        try:
+            return self.fetch_from(v, key, n, hash, seq)
+        finally:
+            lk_view_unref(v)
+            lk_store_leave(self.s)
+
+    cdef object fetch_from(self, lk_view *v, const uint8_t *key, size_t n, uint64_t hash,
+                           uint64_t seq):
         cdef lk_answer answer
         cdef lk_block *block = NULL
         cdef lk_lookup found
         cdef lk_error err
         cdef lk_status st
-        cdef lk_view *v
-        self.handle.enter()
         with nogil:
-            v = lk_store_view(self.s)
             st = lk_view_fetch(v, &self.s.guard, self.tree, key, n, hash, seq, &found, &answer,
                                &block, &err)
+        if st != LK_OK:
+            raise_error(&err)
+        if found == LK_LOOKUP_ABSENT:
+            return None
         try:
-            if st != LK_OK:
-                raise_error(&err)
-            if found == LK_LOOKUP_ABSENT:
-                return None
             return PyBytes_FromStringAndSize(<const char *>answer.value.data,
                                              <Py_ssize_t>answer.value.len)
         finally:
             lk_block_unref(block)
-            lk_view_unref(v)
-            lk_store_leave(self.s)
 
-    cdef uint64_t moment(self) except? 0:
-        """What a call that reads many keys sees: one moment."""
-        cdef uint64_t seq
-        cdef unsigned token
-        if self.seq != LK_SEQ_MAX:
-            self.handle.check_open()
-            return self.seq
+    cdef lk_view *pin(self, uint64_t *out_seq) except NULL:
+        """The view and the sequence of one moment, for a call that reads many keys: without the
+        view a flush could fold away what a later write has replaced. `unpin` gives it back."""
+        cdef lk_view *v
+        self.check_open()
         self.handle.enter()
-        lk_view_unref(lk_store_view_now(self.s, &seq))
+        v = lk_store_view_now(self.s, out_seq)
+        if self.seq < out_seq[0]:
+            out_seq[0] = self.seq
+        return v
+
+    cdef void unpin(self, lk_view *v) noexcept:
+        lk_view_unref(v)
         lk_store_leave(self.s)
-        return seq
 
     def get_many(self, keys, default=None):
         """The values of many keys, as of one moment: a list for a list or tuple of keys, with
         `default` where there is none; a `Column` for any other column, null where there is none.
         """
-        cdef uint64_t seq = self.moment()
-        if isinstance(keys, (list, tuple)) and not is_pair(keys):
-            return self.get_list(keys, default, seq)
-        return self.get_column(column_in(keys, "keys", True), seq)
+        cdef _ColumnIn column
+        if isinstance(keys, list):
+            return self.get_list(PyList_AsTuple(keys), default)
+        column = column_in(keys, "keys", True)
+        if isinstance(keys, tuple) and column.col.form == LK_COLUMN_SPANS:
+            return self.get_list(keys, default)
+        return self.get_column(column)
 
-    cdef list get_list(self, keys, default, uint64_t seq):
+    cdef list get_list(self, tuple keys, default):
         cdef Py_ssize_t i, n = len(keys)
-        cdef list out = PyList_New(n)
-        cdef _Bytes b
-        items = tuple(keys)
-        for i in range(n):
-            key = items[i]
-            if PyBytes_CheckExact(key) and PyBytes_GET_SIZE(key) <= <Py_ssize_t>LK_KEY_BYTES_MAX:
-                value = self.find_bytes(<const uint8_t *>PyBytes_AS_STRING(key),
-                                        <size_t>PyBytes_GET_SIZE(key), seq)
-            else:
-                b = bytes_of(key, f"keys[{i}]", LK_KEY_BYTES_MAX)
-                value = self.find_bytes(b.data, b.len, seq)
-            if value is None:
-                value = default
-            Py_INCREF(value)
-            PyList_SET_ITEM(out, i, value)
+        cdef list out = [default] * n
+        cdef list held = []
+        cdef lk_bytes *spans = <lk_bytes *>malloc(<size_t>(n + 1) * sizeof(lk_bytes))
+        cdef uint64_t seq
+        cdef lk_view *v
+        if spans == NULL:
+            raise MemoryError()
+        try:
+            # First, because it may run anybody's code, which must not happen inside the store.
+            for i in range(n):
+                self.span_of(keys[i], i, held, &spans[i])
+            v = self.pin(&seq)
+            try:
+                for i in range(0, n, LK_VIEW_KEYS_MAX):
+                    self.find_some(v, spans + i, min(n - i, <Py_ssize_t>LK_VIEW_KEYS_MAX), seq, out, i)
+            finally:
+                self.unpin(v)
+        finally:
+            free(spans)
         return out
 
-    cdef Column get_column(self, _ColumnIn keys, uint64_t seq):
+    cdef int span_of(self, object key, Py_ssize_t i, list held, lk_bytes *out) except -1:
+        cdef _Bytes b
+        if PyBytes_CheckExact(key) and PyBytes_GET_SIZE(key) <= <Py_ssize_t>LK_KEY_BYTES_MAX:
+            out.data = <const uint8_t *>PyBytes_AS_STRING(key)
+            out.len = <size_t>PyBytes_GET_SIZE(key)
+            return 0
+        if key is None:
+            raise ValueError(f"keys[{i}] is null")
+        b = bytes_of(key, f"keys[{i}]", LK_KEY_BYTES_MAX)
+        held.append(b)
+        out.data = b.data
+        out.len = b.len
+        return 0
+
+    cdef int find_some(self, lk_view *v, const lk_bytes *keys, Py_ssize_t n, uint64_t seq, list out,
+                       Py_ssize_t at) except -1:
+        """Up to LK_VIEW_KEYS_MAX keys in a view that the caller has pinned, into out[at:]."""
+        cdef uint64_t hashes[LK_VIEW_KEYS_MAX]
+        cdef lk_lookup found[LK_VIEW_KEYS_MAX]
+        cdef lk_answer answers[LK_VIEW_KEYS_MAX]
+        cdef PyObject *value
+        cdef Py_ssize_t i
+        cdef bint has_memory = True
+        for i in range(n):
+            hashes[i] = lk_hash_key(self.tree, keys[i].data, keys[i].len)
+        cdef unsigned token = lk_guard_enter(&self.s.guard)
+        lk_view_get_many(v, self.tree, <uint32_t>n, keys, hashes, seq, found, answers)
+        for i in range(n):
+            if found[i] == LK_LOOKUP_VALUE:
+                value = bytes_from(<const char *>answers[i].value.data,
+                                   <Py_ssize_t>answers[i].value.len)
+                if value == NULL:
+                    has_memory = False
+                    break
+                out[at + i] = <object>value
+                Py_DECREF_pointer(value)
+        lk_guard_exit(&self.s.guard, token)
+        if not has_memory:
+            raise MemoryError()
+        for i in range(n):
+            if found[i] == LK_LOOKUP_BLOCKED:
+                late = self.fetch_from(v, keys[i].data, keys[i].len, hashes[i], seq)
+                if late is not None:
+                    out[at + i] = late
+        return 0
+
+    cdef Column get_column(self, _ColumnIn keys):
         cdef _Gather g = _Gather.__new__(_Gather)
         cdef lk_status st
         cdef lk_error err
+        cdef uint64_t seq
         g.reserve(<Py_ssize_t>keys.col.count)
-        self.handle.enter()
+        cdef lk_view *v = self.pin(&seq)
         with nogil:
-            st = gather(self.s, self.tree, seq, &keys.col, g, &err)
-            lk_store_leave(self.s)
+            st = gather(self.s, v, self.tree, seq, &keys.col, g, &err)
+        self.unpin(v)
         if st != LK_OK:
             raise_error(&err)
         return g.column()
-
-
-cdef bint is_pair(keys):
-    """Whether a tuple is (data, offsets): its second part is an integer array, see API "Columns"."""
-    return (isinstance(keys, tuple) and len(<tuple>keys) == 2
-            and not isinstance((<tuple>keys)[1], (bytes, bytearray))
-            and PyObject_CheckBuffer((<tuple>keys)[1])
-            and not isinstance((<tuple>keys)[1], memoryview)
-            or (isinstance(keys, tuple) and len(<tuple>keys) == 2
-                and isinstance((<tuple>keys)[1], memoryview) and (<tuple>keys)[1].format != "B"))
 
 
 @cython.final
@@ -515,8 +591,8 @@ cdef class _Gather:
         return column_adopt(data, offsets, 0, validity, self.count, self.capacity)
 
 
-cdef lk_status gather(lk_store *s, uint32_t tree, uint64_t seq, const lk_column *keys, _Gather g,
-                      lk_error *err) noexcept nogil:
+cdef lk_status gather(lk_store *s, const lk_view *v, uint32_t tree, uint64_t seq,
+                      const lk_column *keys, _Gather g, lk_error *err) noexcept nogil:
     """Reads every key of a column; inside guard sections of a few keys each."""
     cdef uint8_t scratch[8]
     cdef lk_bytes key
@@ -526,7 +602,6 @@ cdef lk_status gather(lk_store *s, uint32_t tree, uint64_t seq, const lk_column 
     cdef lk_answer answer
     cdef lk_lookup found
     cdef lk_block *block
-    cdef lk_view *v = lk_store_view(s)
     cdef lk_status st = LK_OK
     cdef bint room = True
     g.offsets[0] = 0
@@ -553,11 +628,11 @@ cdef lk_status gather(lk_store *s, uint32_t tree, uint64_t seq, const lk_column 
         g.validity[i] = found == LK_LOOKUP_VALUE
         if found != LK_LOOKUP_VALUE:
             g.offsets[i + 1] = g.offsets[i]
-    lk_view_unref(v)
     return st
 
 
 @cython.final
+@cython.no_gc_clear  # the handle is needed to give the snapshot back
 cdef class _Snapshot:
     """The registration of a snapshot with the store: given back once."""
 
@@ -592,6 +667,15 @@ cdef class SnapshotReader(Reader):
 
     cdef _Snapshot held
 
+    cdef int check_open(self) except -1:
+        if self.held is None or self.held.snapshot == NULL:
+            raise _errors.ClosedError("the snapshot is closed")
+        return self.handle.check_open()
+
+    cdef object find_bytes(self, const uint8_t *key, size_t n, uint64_t seq):
+        self.check_open()
+        return Reader.find_bytes(self, key, n, seq)
+
     def _take(self, Reader of):
         self.handle = of.handle
         self.s = of.s
@@ -600,5 +684,4 @@ cdef class SnapshotReader(Reader):
         self.seq = self.held.snapshot.seq
 
     def _release(self):
-        self.seq = 0
         self.held.release()

@@ -1,6 +1,7 @@
 # scans.pyx: iterators over the rows between two bounds, as pairs, keys, values or columns.
 #
-# Owns      a C cursor, which pins what it reads, and a reference to the handle.
+# Owns      a C cursor, which pins what it reads, and a reference to the store or snapshot that it
+#           came from, which therefore stays open.
 # Threads   one at a time: a second thread that steps into a running iterator gets an error, as with
 #           a generator. Rows are fetched 256 at a time without the GIL.
 # Errors    ClosedError once the store is closed; what a damaged block says, at the row where it is.
@@ -28,33 +29,36 @@ cdef object bound_after_prefix(bytes prefix):
     return stripped[:n - 1] + bytes((stripped[n - 1] + 1,))
 
 
+def bound(key, str name not None):
+    """One end of a range as bytes; None stays None."""
+    cdef _Bytes b
+    if key is None:
+        return None
+    b = bytes_of(key, name, LK_KEY_BYTES_MAX)
+    return PyBytes_FromStringAndSize(<const char *>b.data, <Py_ssize_t>b.len)
+
+
 cdef tuple scan_bounds(start, stop, prefix, bint include_start, bint include_stop):
     """(lower inclusive, upper exclusive or None) as bytes."""
-    cdef _Bytes b
     if prefix is not None:
         if start is not None or stop is not None:
             raise TypeError("prefix excludes start and stop")
-        b = bytes_of(prefix, "prefix", LK_KEY_BYTES_MAX)
-        lower = PyBytes_FromStringAndSize(<const char *>b.data, <Py_ssize_t>b.len)
+        lower = bound(prefix, "prefix")
         return lower, bound_after_prefix(lower)
-    lower, upper = b"", None
-    if start is not None:
-        b = bytes_of(start, "start", LK_KEY_BYTES_MAX)
-        lower = PyBytes_FromStringAndSize(<const char *>b.data, <Py_ssize_t>b.len)
-        if not include_start:
-            lower = bound_after(lower)
-    if stop is not None:
-        b = bytes_of(stop, "stop", LK_KEY_BYTES_MAX)
-        upper = PyBytes_FromStringAndSize(<const char *>b.data, <Py_ssize_t>b.len)
-        if include_stop:
-            upper = bound_after(upper)
+    lower, upper = bound(start, "start") or b"", bound(stop, "stop")
+    if start is not None and not include_start:
+        lower = bound_after(lower)
+    if stop is not None and include_stop:
+        upper = bound_after(upper)
     return lower, upper
 
 
+@cython.no_gc_clear  # the handle is needed to close the cursor
 cdef class _Scan:
     """An open cursor."""
 
     cdef Handle handle
+    cdef Reader of
     cdef lk_cursor *cursor
     cdef bint is_running
 
@@ -79,14 +83,11 @@ cdef class _Scan:
             bounds.upper.data = <const uint8_t *>PyBytes_AS_STRING(end)
             bounds.upper.len = <size_t>PyBytes_GET_SIZE(end)
         self.handle = of.handle
-        self.handle.enter()
+        self.of = of
+        v = of.pin(&seq)
         with nogil:
-            v = lk_store_view_now(of.s, &seq)
-            if of.seq < seq:
-                seq = of.seq
             st = lk_cursor_open(v, of.tree, seq, &bounds, reverse, &self.cursor, &err)
-            lk_view_unref(v)
-            lk_store_leave(of.s)
+        of.unpin(v)
         if st != LK_OK:
             raise_error(&err)
         return 0
@@ -136,20 +137,22 @@ cdef class Scan(_Scan):
         cdef lk_status st
         cdef lk_error err
         cdef lk_cursor *c = self.cursor
-        self.at = self.count = 0
+        cdef size_t count = 0
         if c == NULL:
             self.handle.check_open()
             return False
         self.begin()
         with nogil:
-            st = lk_cursor_next(c, self.rows, self.ask, &self.count, &err)
+            st = lk_cursor_next(c, self.rows, self.ask, &count, &err)
         self.end()
+        # Nothing else changes before here: another thread may have come and been refused.
+        self.at = 0
+        self.count = count if st == LK_OK else 0
         # Short ranges are common: the first rows come at once, then more at a time.
         self.ask = PREFETCH
         if st != LK_OK:
-            self.count = 0
             raise_error(&err)
-        if self.count == 0:
+        if count == 0:
             self.finish()
             return False
         return True
@@ -180,7 +183,6 @@ cdef class ColumnScan(_Scan):
     directly through `__arrow_c_stream__`, which may be called again and begins anew."""
 
     cdef size_t rows
-    cdef Reader of
     cdef bytes lower
     cdef object upper
     cdef size_t key_hint, value_hint
@@ -251,7 +253,6 @@ cdef Columns columns_of(lk_columns_out *out):
 
 cdef ColumnScan columns_open(Reader of, bytes lower, upper, size_t rows):
     cdef ColumnScan x = ColumnScan.__new__(ColumnScan)
-    x.of = of
     x.lower = lower
     x.upper = upper
     x.rows = rows
@@ -263,24 +264,24 @@ cdef ColumnScan columns_open(Reader of, bytes lower, upper, size_t rows):
 
 def scan(Reader of not None, start=None, stop=None, *, prefix=None, reverse=False,
          include_start=True, include_stop=False):
-    """See lsmkit.db.Readable.scan."""
+    """See lsmkit.db._Readable.scan."""
     return scan_open(of, SCAN_PAIRS, start, stop, prefix, reverse, include_start, include_stop)
 
 
 def scan_keys(Reader of not None, start=None, stop=None, *, prefix=None, reverse=False,
               include_start=True, include_stop=False):
-    """See lsmkit.db.Readable.scan_keys."""
+    """See lsmkit.db._Readable.scan_keys."""
     return scan_open(of, SCAN_KEYS, start, stop, prefix, reverse, include_start, include_stop)
 
 
 def scan_values(Reader of not None, start=None, stop=None, *, prefix=None, reverse=False,
                 include_start=True, include_stop=False):
-    """See lsmkit.db.Readable.scan_values."""
+    """See lsmkit.db._Readable.scan_values."""
     return scan_open(of, SCAN_VALUES, start, stop, prefix, reverse, include_start, include_stop)
 
 
 def scan_columns(Reader of not None, start=None, stop=None, *, prefix=None, rows=65536):
-    """See lsmkit.db.Readable.scan_columns."""
+    """See lsmkit.db._Readable.scan_columns."""
     cdef Py_ssize_t n = rows
     if n < 1:
         raise ValueError(f"rows is {rows}; it must be 1 or more")

@@ -32,7 +32,7 @@ cdef class Tree(Reader):
         that it raises Busy and nothing was written. Costs one frame in the log, about 40 ns of C.
         """
         if (PyBytes_CheckExact(key) and PyBytes_CheckExact(value) and durability is None
-                and self.put_now(LK_KIND_PUT, key, value)):
+                and timeout is None and self.put_now(LK_KIND_PUT, key, value)):
             return
         self.put_slow(LK_KIND_PUT, key, value, durability, timeout)
 
@@ -44,7 +44,8 @@ cdef class Tree(Reader):
 
     def delete(self, key, *, durability=None, timeout=None):
         """Removes `key`; no error when it is not there. Keywords as for `put`."""
-        if PyBytes_CheckExact(key) and durability is None and self.put_now(LK_KIND_DELETE, key, b""):
+        if (PyBytes_CheckExact(key) and durability is None and timeout is None
+                and self.put_now(LK_KIND_DELETE, key, b"")):
             return
         self.put_slow(LK_KIND_DELETE, key, b"", durability, timeout)
 
@@ -115,7 +116,8 @@ cdef class Tree(Reader):
         sort as numbers; as values little-endian. Raises ValueError when the lengths differ or a
         row is null. Costs about 30 ns a row beyond the copy; runs without the GIL.
         """
-        if durability is None and self.is_fast and self.put_lists(keys, values):
+        if (durability is None and timeout is None and self.is_fast
+                and self.put_lists(keys, values)):
             return
         self.write_columns(LK_KIND_PUT, keys, values, durability, timeout)
 
@@ -179,6 +181,7 @@ cdef class Tree(Reader):
         b.timeout = timeout
         if durability is not None:
             durability_of(durability)
+        timeout_ns(timeout)
         self.handle.check_open()
         return b
 
@@ -189,13 +192,17 @@ cdef class Tree(Reader):
         cdef lk_error err
         cdef lk_status st
         if batch.records == 0:
+            self.prepare(&w, durability, timeout)
             self.handle.check_open()
             return
-        if durability is None and self.is_fast and batch.records < 0x7FFFFFFF and (
-                lk_store_try_begin(self.s, batch.used, <uint32_t>batch.records, &to) == LK_OK):
+        if (durability is None and timeout is None and self.is_fast
+                and batch.records < 0x7FFFFFFF
+                and lk_store_try_begin(self.s, batch.used, <uint32_t>batch.records, &to) == LK_OK):
+            batch.locked += 1
             with nogil:
                 memcpy(to, batch.data, batch.used)
                 st = lk_store_commit(self.s, batch.used, <uint32_t>batch.records, &err)
+            batch.locked -= 1
             if st != LK_OK:
                 raise_error(&err)
             return

@@ -18,6 +18,7 @@ from lsmkit.cli.rows import open_rows
 from lsmkit.cli.source import FORMATS, InputError, Source
 
 BAD_LISTED = 10
+BATCH_BYTES = 64 << 20  # a batch of long rows ends here, so that it fits into memory
 PLAIN_SECONDS = 5.0  # between two lines of progress in a pipe
 
 
@@ -42,7 +43,7 @@ PLAIN_SECONDS = 5.0  # between two lines of progress in a pipe
     type=click.IntRange(min=1),
     default=5000,
     show_default=True,
-    help="Rows written at once, all or none.",
+    help="Rows written at once, all or none; fewer when they are long.",
 )
 @click.option(
     "--on-error",
@@ -91,7 +92,7 @@ def load(
 
 
 class Loader:
-    """Gathers rows into batches of exactly `batch` and writes them."""
+    """Gathers rows into batches of `batch`, or of `BATCH_BYTES` if that is less; writes them."""
 
     def __init__(self, db: lsmkit.DB, batch: int, source: Source, on_error: str) -> None:
         self.stored = 0
@@ -146,10 +147,14 @@ class Loader:
             self._put(self._keys[at : at + self._batch], self._values[at : at + self._batch])
         del self._keys[:whole]
         del self._values[:whole]
+        if sum(map(len, self._values)) >= BATCH_BYTES:
+            self._write_all()
 
     def _write_all(self) -> None:
         if self._keys:
             self._put(self._keys, self._values)
+            self._keys.clear()
+            self._values.clear()
 
     def _put(self, keys: list[bytes], values: list[bytes]) -> None:
         self._db.put_many(keys, values)

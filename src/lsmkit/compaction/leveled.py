@@ -147,21 +147,19 @@ class _RangeLevels:
 
     def merge_table(self, level: int, score: float) -> Job | None:
         """The table that costs least: the bytes below that it is merged with, for each byte that
-        leaves the level. Deletes count as the rows that they end, or a queue's dead rows would
-        stay for ever where overlap is dear."""
+        leaves the level. Deletes count as the rows that they end, and a table of little else comes
+        first, or a queue's dead rows would stay for ever where overlap is dear."""
         out = self.next_level(level)
         below = self.levels.get(out, [])
         if len(below) > 1:
             return None
         best: list[Table] = []
-        best_cost = 0.0
+        best_cost = (False, 0.0)
         for table in self.levels[level][0].tables:
             under = below[0].overlapping(table.min_key, table.max_key) if below else ()
             if table.file in self.taken or any(other.file in self.taken for other in under):
                 continue
-            cost = self.cost(table, under)
-            if _is_dying(table):
-                cost /= 1000
+            cost = (not _is_dying(table), self.cost(table, under))
             if not best or cost < best_cost:
                 best, best_cost = [table, *under], cost
         if not best:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..version import Range, Run, Table, Tree
 
-__all__ = ["Policy", "blocked_ranges", "compression_of", "parts_of", "small_bytes"]
+__all__ = ["Policy", "blocked_ranges", "compression_of", "parts_of", "settled_bytes", "small_bytes"]
 
 _known: dict[str, type[Policy]] = {}
 
@@ -94,9 +94,9 @@ class Policy(Record):
         jobs = []
         for index in tree.touched(start, stop):
             r = tree.ranges[index]
-            open_files = {table.file for table in self._unsettled(r, start, stop)}
-            if open_files and (files is None or open_files & files):
-                jobs.append(self._full_job(tree, r, options, start, stop))
+            tables = list(self._unsettled(r, start, stop))
+            if tables and (files is None or any(table.file in files for table in tables)):
+                jobs.append(self._full_job(tree, r, options, tables))
         return jobs
 
     def level_names(self, tree: Tree) -> dict[int, str]:
@@ -131,10 +131,8 @@ class Policy(Record):
                 if (run.level != bottom or table.tombstones) and _touches(table, start, stop):
                     yield table
 
-    def _full_job(
-        self, tree: Tree, r: Range, options: Options, start: bytes | None, stop: bytes | None
-    ) -> Job:
-        inputs = _closed(r.runs, [t for t in r.tables() if _touches(t, start, stop)])
+    def _full_job(self, tree: Tree, r: Range, options: Options, tables: list[Table]) -> Job:
+        inputs = _closed(r.runs, tables)
         level = self.bottom(r)
         return Job(
             tree=tree.tree,
@@ -166,9 +164,14 @@ def blocked_ranges(tree: Tree, busy: Iterable[Job]) -> set[bytes]:
 
 
 def small_bytes(options: Options) -> int:
-    """Below this much input a job is hardly worth its files and its manifest line, and a table is
-    merged with others before it may settle in the last level."""
+    """Below this much input a job is hardly worth its files and its manifest line."""
     return options.table_bytes // 8
+
+
+def settled_bytes(options: Options) -> int:
+    """A table below this size is merged with others before it may settle in the last level. What
+    one flush of a full segment writes is larger, unless its values shrink to a sixteenth."""
+    return options.table_bytes // 16
 
 
 def parts_of(input_bytes: int, options: Options) -> int:

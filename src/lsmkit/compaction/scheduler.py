@@ -59,7 +59,8 @@ if TYPE_CHECKING:
             what was wrong."""
 
         def is_idle(self) -> bool:
-            """Whether no segment waits for its flush and no job is queued or running."""
+            """Whether no segment waits for its flush, no job is queued or running, and `completed`
+            would give nothing."""
 
         def rates(self) -> tuple[float, float, float]:
             """Means of the last 100 flushes or so: nanoseconds of flush for a byte that the user
@@ -227,10 +228,12 @@ class Coordinator:
         due (None: when something happens)."""
         try:
             self._collect(now)
+            # Asked first: what ends from here on is an event, and not in this version.
+            was_idle = self._handle.is_idle()
             version = Version.from_raw(self._handle.version())
             self._set_rate(version)
             is_quiet = self._fill(version, now)
-            self._answer(version, is_quiet)
+            self._answer(version, was_idle and is_quiet and not self._running)
         except Exception as error:
             text = _describe(error)
             self._handle.background_error(text)
@@ -270,21 +273,22 @@ class Coordinator:
 
     def _fill(self, version: Version, now: float) -> bool:
         """Hands out jobs while there are threads for them; whether nothing more is to be done."""
-        free = self._handle.free_workers()
-        if now < self._retry_at or free <= 0:
+        if now < self._retry_at:
             return False
+        free = self._handle.free_workers()
         waiting = [failure.job for failure in self._failures.values() if failure.until > now]
         is_quiet = not waiting
         for job in self._asked_jobs(version):
             if free <= 0 or _clashes(job, (*self._running.values(), *waiting)):
-                # No other work may begin there, or the caller's turn might never come.
-                waiting.append(job)
+                # No other work may begin in the range, or the caller's turn might never come.
+                waiting.append(_whole(job, version))
                 is_quiet = False
             else:
                 self._submit(job)
                 free -= 1
         picks: dict[int, Job | None] = {}
-        stale = set(version.trees)
+        stale = set(version.trees) - self._draining_trees()
+        is_quiet = is_quiet and len(stale) == len(version.trees)
         while free > 0:
             busy = (*self._running.values(), *waiting)
             for tree in stale:
@@ -300,6 +304,18 @@ class Coordinator:
     def _submit(self, job: Job) -> None:
         self._running[self._handle.submit(job)] = job
 
+    def _running_trees(self) -> set[int]:
+        return {job.tree for job in self._running.values()}
+
+    def _draining_trees(self) -> set[int]:
+        """Trees in which a caller's compaction begins as soon as the jobs there have ended."""
+        running = self._running_trees()
+        return {
+            request.tree
+            for request in self._open_requests()
+            if request.tree in running and request.files is None
+        }
+
     # ---- requests
 
     def _asked_jobs(self, version: Version) -> list[Job]:
@@ -309,6 +325,9 @@ class Coordinator:
             if request.tree is not None and request.tree in version.trees:
                 tree = version.trees[request.tree]
                 if request.files is None:
+                    # What a job that runs now will bring out has no number yet: it would be missed.
+                    if request.tree in self._running_trees():
+                        continue
                     request.files = self._policy.unsettled(tree, request.start, request.stop)
                 jobs += self._full_jobs(tree, request)
         return jobs
@@ -322,11 +341,11 @@ class Coordinator:
         with self._lock:
             return list(self._requests)
 
-    def _answer(self, version: Version, is_quiet: bool) -> None:
+    def _answer(self, version: Version, is_idle: bool) -> None:
         """Ends the requests that have come true in this version."""
         for request in self._open_requests():
             if request.tree is None:
-                is_done = is_quiet and not self._running and self._handle.is_idle()
+                is_done = is_idle
             elif request.tree not in version.trees:
                 is_done = True
             else:
@@ -392,6 +411,13 @@ def _clashes(job: Job, busy: Sequence[Job]) -> bool:
         ):
             return True
     return False
+
+
+def _whole(job: Job, version: Version) -> Job:
+    """The same job as if it took every table of its range."""
+    tree = version.trees[job.tree]
+    tables = tree.ranges[tree.index_of(job.lower)].tables()
+    return job.replace(inputs=tuple([table.file for table in tables]))
 
 
 def _describe(error: Exception) -> str:

@@ -17,6 +17,7 @@
 
 #define POPULATE_STEP (1u << 20)  /* bytes made present in one call, so that close is not held up */
 #define POPULATE_AHEAD (16u << 20)
+#define FILL_AHEAD (4u << 20)
 #define RETRY_NS 200000000u       /* pause after a failed flush */
 #define IDLE_NS 500000000u        /* the keeper looks for unpinned segments at least so often */
 
@@ -129,15 +130,25 @@ static lk_view *frozen_segments(lk_store *s, lk_segment **out, uint32_t *out_cou
     return v;
 }
 
-static lk_status flush_publish(lk_store *s, lk_edit *edit, lk_error *err)
+static lk_status edit_publish(lk_store *s, lk_edit *edit, lk_error *err)
 {
-    lk_status st = LK_OK;
     lk_version *version = NULL;
+    lk_error failed = {0};
+    pthread_mutex_lock(&s->sync_mutex);
+    if (s->durable_end != UINT32_MAX) {
+        edit->durable_generation = s->durable_generation;
+        edit->durable_end = s->durable_end;
+    }
+    pthread_mutex_unlock(&s->sync_mutex);
     lk_lock_acquire(&s->edit_lock);
-    LK_TRY(lk_manifest_append(s->manifest, edit, &version, err));
-    LK_TRY(lk_store_install(s, version, edit->log_retired, NULL, err));
-done:
+    lk_status st = lk_manifest_append(s->manifest, edit, &version, &failed);
+    bool lost = st == LK_IO;
+    if (st == LK_OK) st = lk_store_install(s, version, edit->log_retired, NULL, &failed);
     lk_lock_release(&s->edit_lock);
+    /* Whether the edit is on the disk is not known, so what it names must stay, and nothing more can
+     * be published: trying again would only leave one more table behind. */
+    if (lost) lk_store_fail(s, &failed);
+    if (st != LK_OK && err != NULL) *err = failed;
     lk_version_unref(version);
     return st;
 }
@@ -162,6 +173,14 @@ static lk_table_options table_options(lk_store *s)
     };
 }
 
+/* A frozen segment is read-only: a stray store faults instead of changing what readers and the flush
+ * take from it. What was detached after a failed sync stays as it is. */
+static lk_status segment_protect(lk_store *s, lk_segment *segment, lk_error *err)
+{
+    if (!segment->mapped || segment->recovered || lk_store_failure(s, NULL) != LK_OK) return LK_OK;
+    return lk_env_protect(s->env, segment->base, segment->memory_bytes, err);
+}
+
 lk_status lk_store_flush_now(lk_store *s, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -182,13 +201,13 @@ lk_status lk_store_flush_now(lk_store *s, lk_error *err)
         .table_bytes = s->options.table_bytes,
         .table = table_options(s),
     };
-    f.table.limiter = NULL; /* writers wait for flushes; the limit is for compaction */
-    f.table.cancel = NULL;  /* and a close wants it done */
+    f.table.cancel = NULL; /* a close wants it done */
     lk_flush_result result;
+    for (uint32_t i = 0; i < n; i++) LK_TRY(segment_protect(s, segments[i], err));
     LK_TRY(lk_store_snapshots(s, &snapshots, &f.snapshot_count, err));
     f.snapshots = snapshots;
     LK_TRY(lk_flush_run(&f, &edit, &result, err));
-    LK_TRY(flush_publish(s, &edit, err));
+    LK_TRY(edit_publish(s, &edit, err));
     flush_count(s, &result, lk_env_now_ns(s->env) - started);
     atomic_store_explicit(&s->flushed_generation, segments[n - 1]->generation,
                           memory_order_release);
@@ -215,7 +234,8 @@ lk_status lk_store_flush(lk_store *s, lk_error *err)
                                                     memory_order_acquire) >= generation) {
             return LK_OK;
         }
-        lk_status st = LK_OK;
+        lk_status st = lk_store_failure(s, err);
+        if (st != LK_OK) return st;
         pthread_mutex_lock(&s->queue_mutex);
         if (s->background_error.code != LK_OK && s->flush_retry_ns != 0) {
             st = s->background_error.code;
@@ -298,7 +318,7 @@ static lk_status job_run(lk_store *s, const lk_job *job, lk_job_result *result, 
     if (edit.add_count > 0 && job->kind == LK_JOB_MERGE) {
         LK_TRY(lk_env_sync_dir(s->env, s->dir, err));
     }
-    LK_TRY(flush_publish(s, &edit, err));
+    LK_TRY(edit_publish(s, &edit, err));
     compact_count(s, job, result);
 done:
     free(snapshots);
@@ -409,6 +429,7 @@ static void worker_job(lk_store *s)
 static bool flush_is_due(lk_store *s)
 {
     if (s->flushing || atomic_load_explicit(&s->frozen, memory_order_acquire) == 0) return false;
+    if (atomic_load_explicit(&s->failed, memory_order_acquire) != 0) return false;
     return s->flush_retry_ns == 0 || lk_env_now_ns(s->env) >= s->flush_retry_ns;
 }
 
@@ -503,7 +524,7 @@ static void spare_prepare(lk_store *s)
         .dir = s->dir,
         .capacity = (uint32_t)s->options.segment_bytes,
         .mapped = s->mapped,
-        .fill = s->options.durability == LK_DURABILITY_SYNC && s->newest_generation != 0,
+        .fill = s->options.durability == LK_DURABILITY_SYNC,
     };
     if (wanted) plan.generation = s->next_generation++;
     lk_lock_release(&s->write_lock);
@@ -537,11 +558,30 @@ static bool populate(lk_store *s, lk_segment *segment, uint64_t upto)
     return true;
 }
 
+/* A store whose frames are synced: what is dirty the next fdatasync must write, so its pages are not
+ * populated; their blocks are written ahead instead. */
+static bool fill_ahead(lk_store *s)
+{
+    lk_lock_acquire(&s->write_lock);
+    lk_segment *a = s->active;
+    uint64_t upto = a == NULL ? 0 : (uint64_t)a->position + FILL_AHEAD;
+    if (upto < s->fill_to) upto = s->fill_to;
+    if (a != NULL) lk_segment_ref(a);
+    lk_lock_release(&s->write_lock);
+    bool worked = false;
+    if (a != NULL && a->filled < a->capacity && a->filled < upto) {
+        lk_error err = {0};
+        worked = lk_segment_fill(a, &err) == LK_OK;
+        if (!worked) lk_store_fail(s, &err);
+        lk_event_broadcast(&s->changed);
+    }
+    lk_segment_unref(a);
+    return worked;
+}
+
 static bool populate_ahead(lk_store *s)
 {
-    if (s->options.durability == LK_DURABILITY_SYNC) {
-        return false; /* what is dirty the next fdatasync must write */
-    }
+    if (s->options.durability == LK_DURABILITY_SYNC) return fill_ahead(s);
     lk_lock_acquire(&s->write_lock);
     lk_segment *active = s->active, *spare = s->spare;
     uint64_t upto = active != NULL ? (uint64_t)active->position + POPULATE_AHEAD : 0;

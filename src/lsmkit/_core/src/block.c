@@ -16,8 +16,7 @@
  */
 #include "block.h"
 
-#include <stdlib.h>
-
+#include "block_memory.h"
 #include "check.h"
 #include "hash.h"
 
@@ -265,7 +264,7 @@ static block_plan plan_make(const lk_block_image *im)
     plan.keys = at;
     at += plan.key_bytes;
     plan.values = at;
-    plan.bytes = (size_t)lk_align_up(at + im->value_bytes + TAIL_BYTES, 64);
+    plan.bytes = lk_block_memory_size(at + im->value_bytes + TAIL_BYTES);
     return plan;
 }
 
@@ -352,7 +351,7 @@ lk_status lk_block_decode(const lk_block_image *image, const lk_block_source *so
 {
     *out = NULL;
     block_plan plan = plan_make(image);
-    lk_block *b = aligned_alloc(64, plan.bytes);
+    lk_block *b = lk_block_memory_take(plan.bytes);
     if (b == NULL) return lk_fail_nomem(err, plan.bytes);
     memset(b, 0, sizeof *b);
     atomic_init(&b->refs, 1);
@@ -364,7 +363,7 @@ lk_status lk_block_decode(const lk_block_image *image, const lk_block_source *so
     fill_columns(image, &plan, b);
     if (!lk_codec_decompress(image->codec, image->values, image->value_stored,
                              (uint8_t *)b + plan.values, image->value_bytes)) {
-        free(b);
+        lk_block_memory_give(b, plan.bytes);
         return corrupt(source, (uint64_t)(image->values - image->data), image->value_bytes, 0,
                        "its values do not decompress", err);
     }
@@ -377,7 +376,7 @@ void lk_block_unref(lk_block *b)
     if (b == NULL) return;
     uint32_t before = atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel);
     LK_ASSERT(before > 0);
-    if (before == 1) free(b);
+    if (before == 1) lk_block_memory_give(b, b->bytes);
 }
 
 /* ---- looking up ---- */
@@ -407,10 +406,8 @@ uint32_t lk_block_candidate(const lk_block *b, uint64_t hash, uint32_t from)
     uint32_t skip = ~UINT32_C(0) << (from - at);
     for (; at < b->rows; at += STEP, skip = ~UINT32_C(0)) {
         uint32_t bits = match_step(b->fingerprints + at, wanted) & skip;
-        if (bits != 0) {
-            uint32_t row = at + (uint32_t)__builtin_ctz(bits);
-            return row < b->rows ? row : b->rows;
-        }
+        /* A match in the padding begins at row `rows`, which says that there is none. */
+        if (bits != 0) return at + (uint32_t)__builtin_ctz(bits);
     }
     return b->rows;
 }

@@ -30,7 +30,7 @@
 /* ---- in memory ---- */
 
 typedef struct lk_block {
-    /* What a point read touches stands in the first 72 bytes. */
+    /* What a point read touches stands in the first 80 bytes. */
     _Atomic uint32_t refs;
     uint32_t rows; /* at least 1 */
     uint32_t key_width;
@@ -41,12 +41,13 @@ typedef struct lk_block {
     const uint32_t *value_offsets; /* rows + 1 of them; NULL: every value is value_width bytes */
     const uint8_t *kinds;          /* NULL: all are LK_KIND_PUT */
     const uint64_t *seqs;          /* NULL: all are seq_max (as after the last level) */
-    uint64_t seq_max, seq_min;
+    uint64_t seq_max;
     const uint8_t *fingerprints; /* lk_hash_fingerprint(hash) of each key; see lk_block_prefetch */
-    size_t bytes;                /* memory held, charged to the cache */
-    uint32_t place;              /* the cache's own: where in its shard the block stands */
-    _Atomic uint8_t recent;      /* CLOCK's reference bit, set by readers */
-    bool unique;                 /* no key stands twice in this block */
+    uint64_t seq_min;
+    size_t bytes;           /* memory held, charged to the cache */
+    uint32_t place;         /* the cache's own: where in its shard the block stands */
+    _Atomic uint8_t recent; /* CLOCK's reference bit, set by readers */
+    bool unique;            /* no key stands twice in this block */
 } lk_block;
 
 static inline lk_bytes lk_block_key(const lk_block *b, uint32_t row)

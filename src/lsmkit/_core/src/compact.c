@@ -23,11 +23,11 @@ typedef struct plan {
 
     const lk_tree_version *tree;
     const lk_range *range;
-    lk_bounds bounds;       /* of the range */
-    lk_table_runs inputs;   /* by run, newest first */
-    lk_table_runs below;    /* not inputs, in the newest input's run or older */
+    lk_bounds bounds;         /* of the range */
+    lk_table_runs inputs;     /* by run, newest first */
+    lk_table_runs below;      /* not inputs, in the newest input's run or older */
     lk_bytes least, greatest; /* of the inputs' keys, in the range */
-    uint64_t stamp;         /* of the outputs; UINT64_MAX: the newest of their level */
+    uint64_t stamp;           /* of the outputs; UINT64_MAX: the newest of their level */
 
     lk_compact_part parts[LK_JOB_PARTS_MAX];
     lk_bytes part_lowers[LK_JOB_PARTS_MAX]; /* where parts begin, but for the first */
@@ -195,12 +195,10 @@ static bool is_crossed(const plan *p, uint32_t place, const lk_table *t, uint64_
     const lk_table_meta *m = lk_table_meta_of(t);
     const lk_table_runs *r = &p->inputs;
     bool before = is_before(run, p->job->out_level, stamp);
-    bool same = run->level == p->job->out_level && run->stamp == stamp;
     for (uint32_t i = 0; i < r->run_count; i++) {
-        if (r->places[i] == place) continue; /* of one run: they share no keys */
         for (uint32_t j = i == 0 ? 0 : r->ends[i - 1]; j < r->ends[i]; j++) {
             if (!overlaps_in_range(p, m, lk_table_meta_of(r->tables[j]))) continue;
-            if (same || before != (place < r->places[i])) return true;
+            if (before != (place < r->places[i])) return true;
         }
     }
     return false;
@@ -277,6 +275,54 @@ static lk_status settle_stamp(plan *p, const lk_table_meta *const *metas, size_t
     return LK_OK;
 }
 
+/* ---- splitting ---- */
+
+static int by_min_key(const void *a, const void *b)
+{
+    const lk_table_meta *x = *(const lk_table_meta *const *)a, *y = *(const lk_table_meta *const *)b;
+    return lk_key_compare(x->min_key, x->min_len, y->min_key, y->min_len);
+}
+
+/* Tables of the outputs' level that stay in the range, behind the `count` outputs in `all`. */
+static size_t add_left(const plan *p, const lk_table_meta **all, size_t count)
+{
+    for (uint32_t i = 0; i < p->range->run_count; i++) {
+        const lk_run *run = &p->range->runs[i];
+        for (uint32_t j = 0; run->level == p->job->out_level && j < run->count; j++) {
+            if (!is_input(p->job, run->tables[j])) all[count++] = lk_table_meta_of(run->tables[j]);
+        }
+    }
+    return count;
+}
+
+/* Cuts the range into pieces of half as many tables as it may have, when it now has more. */
+static lk_status split_range(const plan *p, const lk_table_meta *const *metas, size_t count,
+                             lk_edit *edit, lk_error *err)
+{
+    lk_status st = LK_OK;
+    size_t max = p->job->split_tables, room = count;
+    if (max == 0) return LK_OK;
+    for (uint32_t i = 0; i < p->range->run_count; i++) room += p->range->runs[i].count;
+    const lk_table_meta **all = malloc((room + 1) * sizeof *all);
+    if (all == NULL) return lk_fail_nomem(err, (room + 1) * sizeof *all);
+    memcpy(all, metas, count * sizeof *all);
+    count = add_left(p, all, count);
+    size_t half = (max + 1) / 2, pieces = count <= max ? 1 : (count + half - 1) / half;
+    qsort(all, count, sizeof *all, by_min_key);
+    lk_bytes last = p->range->lower;
+    for (size_t i = 1; i < pieces; i++) {
+        const lk_table_meta *m = all[i * count / pieces];
+        lk_bytes at = {m->min_key, m->min_len};
+        /* A table that reaches in from the range before begins at or below the bound there is. */
+        if (lk_key_compare(at.data, at.len, last.data, last.len) <= 0) continue;
+        LK_TRY(lk_edit_split(edit, p->job->tree, at, err));
+        last = at;
+    }
+done:
+    free(all);
+    return st;
+}
+
 /* ---- moving and joining ---- */
 
 static lk_status remove_inputs(const plan *p, lk_edit *edit, lk_error *err)
@@ -321,6 +367,7 @@ static lk_status run_move(plan *p, lk_edit *edit, lk_job_result *out, lk_error *
     }
     LK_TRY(settle_stamp(p, metas, count, err));
     LK_TRY(remove_inputs(p, edit, err));
+    LK_TRY(split_range(p, metas, count, edit, err));
     for (uint32_t i = 0; i < count; i++) LK_TRY(move_table(p, p->inputs.tables[i], edit, err));
     out->tables_out = count;
 done:
@@ -489,22 +536,6 @@ static void count_outputs(const plan *p, lk_job_result *out)
             out->bytes_out += part->tables[j].bytes;
         }
     }
-}
-
-/* Cuts the range where more than split_tables tables would stand in it, to half as many each. */
-static lk_status split_range(const plan *p, const lk_table_meta *const *metas, size_t count,
-                             lk_edit *edit, lk_error *err)
-{
-    uint32_t max = p->job->split_tables;
-    if (max == 0 || count <= max) return LK_OK;
-    size_t half = (max + (size_t)1) / 2, pieces = (count + half - 1) / half;
-    for (size_t i = 1; i < pieces; i++) {
-        const lk_table_meta *m = metas[i * count / pieces];
-        lk_bytes at = {m->min_key, m->min_len};
-        lk_status st = lk_edit_split(edit, p->job->tree, at, err);
-        if (st != LK_OK) return st;
-    }
-    return LK_OK;
 }
 
 static lk_status edit_of_merge(plan *p, size_t count, lk_edit *edit, lk_error *err)

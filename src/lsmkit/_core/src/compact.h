@@ -23,11 +23,12 @@ typedef enum lk_job_kind {
 typedef struct lk_job {
     lk_job_kind kind;
     uint32_t tree;
-    lk_bytes lower;         /* lower bound of the range, as in the version */
-    const uint64_t *files;  /* inputs: file numbers */
+    lk_bytes lower;        /* lower bound of the range, as in the version */
+    const uint64_t *files; /* inputs: file numbers */
     size_t file_count;
     uint32_t out_level;
-    uint32_t split_tables;  /* cut the range when more tables than this come out; 0: never */
+    uint32_t split_tables;  /* cut the range when it holds more tables than this at
+                                out_level afterwards; 0: never */
     uint64_t cut_bytes;     /* size of an output table */
     uint32_t parts;         /* at most so many pieces in parallel by key; 0 and 1: one */
     lk_table_options table; /* of the outputs */

@@ -5,9 +5,9 @@
  * sees. What is collected points into blocks that the merge keeps, and is written, and they released,
  * at the end of a group, which is also the only place where a table may end.
  *
- * A block that lies between the rows of the other inputs is copied as it stands on the disk: 12
- * instead of 65 ns a row. It keeps its encoding and its sequences, and is not taken when something
- * in it could be dropped, or when copying it would leave too many small blocks behind.
+ * A block that lies between the rows of the other inputs is copied as it stands on the disk, if it
+ * can be without being decoded: 12 instead of 65 ns a row. It keeps its encoding and its sequences,
+ * and is not taken when it is small, or something in it could be dropped.
  *
  * Sequences: in the last data of a key a row's sequence says nothing once every reader sees it: no
  * older version can be anywhere, newer ones are in newer runs, and all snapshots are younger. Such
@@ -29,7 +29,6 @@ enum {
     BATCH_ROWS = 512,
     BATCH_BYTES = 64 << 10,
     KEPT_BLOCKS_MAX = 32,
-    SMALL_SHARE = 8, /* of so many blocks one may be small because a copied one follows */
 };
 
 typedef struct compactor {
@@ -40,11 +39,8 @@ typedef struct compactor {
     lk_row *rows;
     uint32_t count, capacity, group;
     size_t batch_bytes, batch_bytes_max;
-    uint64_t above; /* sequence of the version above, in the group that is open */
+    uint64_t above;          /* sequence of the version above, in the group that is open */
     uint64_t visible_to_all; /* rows up to this are seen by every snapshot */
-
-    uint64_t loose_bytes; /* rows added to the table since the last block that was copied */
-    uint64_t blocks, small_blocks;
 } compactor;
 
 /* ---- outputs ---- */
@@ -81,7 +77,6 @@ static lk_status table_want(compactor *x, lk_error *err)
         uint64_t file = lk_manifest_next_file(p->manifest);
         LK_TRY(lk_table_writer_new(p->env, p->dir, file, p->job->tree, &p->job->table, &x->writer,
                                    err));
-        x->loose_bytes = x->blocks = x->small_blocks = 0;
     }
 done:
     return st;
@@ -153,8 +148,8 @@ static void close_group(compactor *x)
            !may_be_below(x->part, &rows[n - 1])) {
         n--;
     }
-    if (x->part->bottom && n - x->group == 1 && rows[n - 1].seq <= x->visible_to_all) {
-        rows[n - 1].seq = 0;
+    if (x->part->bottom && n > x->group && rows[n - 1].seq <= x->visible_to_all) {
+        rows[n - 1].seq = 0; /* it is the last one: of those that all see only the newest stays */
     }
     x->count = n;
     x->group = n;
@@ -170,7 +165,6 @@ static lk_status batch_write(compactor *x, lk_error *err)
     if (x->count > 0) {
         LK_TRY(table_want(x, err));
         LK_TRY(lk_table_writer_add(x->writer, x->rows, x->count, err));
-        x->loose_bytes += x->batch_bytes;
     }
     x->count = x->group = 0;
     x->batch_bytes = 0;
@@ -257,34 +251,61 @@ done:
     return st;
 }
 
-static bool is_whole_block(const compactor *x, const lk_span *span)
+/* Small blocks are never copied: rows between two copied blocks are packed, so that at most one small
+ * block stands between them, however often a range is merged. */
+static bool is_large(const compactor *x, uint64_t bytes)
+{
+    return bytes >= x->part->job->table.block_bytes / 2;
+}
+
+/* Bytes of keys and values in a block. */
+static uint64_t raw_bytes(const lk_block *b)
+{
+    uint64_t bytes = (uint64_t)b->rows * b->key_width;
+    if (b->key_offsets != NULL) bytes = b->key_offsets[b->rows] - b->key_offsets[0];
+    if (b->value_offsets != NULL) return bytes + b->value_offsets[b->rows] - b->value_offsets[0];
+    return bytes + (uint64_t)b->rows * b->value_width;
+}
+
+/* Whether a span is a block that would gain nothing from being written anew. */
+static bool is_worth_copying(const compactor *x, const lk_span *span)
 {
     const lk_block *b = span->block;
-    uint32_t block_bytes = x->part->job->table.block_bytes;
     if (span->count != b->rows || b->rows < 2 || b->kinds != NULL) return false;
-    if (b->bytes < block_bytes / 2) return false;
-    /* What is loose becomes a block of its own; it may be a small one. */
-    uint64_t loose = (x->loose_bytes + x->batch_bytes) % block_bytes;
-    if (loose == 0 || loose >= block_bytes / 2) return true;
-    uint64_t blocks = x->blocks + x->loose_bytes / block_bytes;
-    return (x->small_blocks + 1) * SMALL_SHARE <= blocks + SMALL_SHARE;
+    if (x->part->bottom && b->seqs != NULL && b->seq_max <= x->visible_to_all) return false;
+    return is_large(x, raw_bytes(b));
+}
+
+/* Bytes of keys and values in a block that was not read, by the table's mean. */
+static uint64_t closed_raw_bytes(const lk_span *span)
+{
+    const lk_table_meta *meta = lk_table_meta_of(span->table);
+    uint64_t offset;
+    uint32_t bytes;
+    lk_table_block_place(span->table, span->block_index, &offset, &bytes);
+    double factor = meta->bytes == 0 ? 1.0 : (double)meta->raw_bytes / (double)meta->bytes;
+    return (uint64_t)((double)bytes * factor);
 }
 
 static lk_status copy_block(compactor *x, const lk_span *span, lk_error *err)
 {
     lk_status st = LK_OK;
-    uint32_t block_bytes = x->part->job->table.block_bytes;
     close_group(x);
     LK_TRY(batch_write(x, err));
     LK_TRY(table_want(x, err));
-    uint64_t loose = x->loose_bytes % block_bytes;
-    x->small_blocks += loose > 0 && loose < block_bytes / 2;
-    x->blocks += 1 + x->loose_bytes / block_bytes + (loose > 0);
-    x->loose_bytes = 0;
+    uint64_t rows = lk_table_writer_rows(x->writer);
     LK_TRY(lk_table_writer_add_block(x->writer, span->table, span->block_index, err));
-    x->part->rows_copied += span->count;
+    rows = lk_table_writer_rows(x->writer) - rows;
+    x->part->rows_in += span->closed ? rows : 0;
+    x->part->rows_copied += rows;
 done:
     return st;
+}
+
+static lk_status add_closed(compactor *x, const lk_span *span, lk_error *err)
+{
+    if (!is_large(x, closed_raw_bytes(span))) return lk_merge_open(x->merge, err);
+    return copy_block(x, span, err);
 }
 
 /* ---- all of it ---- */
@@ -299,6 +320,7 @@ static lk_status add_inputs(compactor *x, lk_error *err)
         uint32_t from = i == 0 ? 0 : r->ends[i - 1];
         LK_TRY(lk_merge_add_tables(x->merge, r->tables + from, r->ends[i] - from, err));
     }
+    lk_merge_allow_closed(x->merge);
     LK_TRY(lk_merge_start(x->merge, err));
     lk_merge_keep(x->merge);
 done:
@@ -320,9 +342,11 @@ lk_status lk_compact_part_run(lk_compact_part *p, lk_error *err)
         LK_TRY(lk_merge_next(x.merge, &span, &any, err));
         if (!any) break;
         p->rows_in += span.count;
-        if (span.count == 1) {
+        if (span.closed) {
+            LK_TRY(add_closed(&x, &span, err));
+        } else if (span.count == 1) {
             LK_TRY(add_single(&x, &span, err));
-        } else if (is_whole_block(&x, &span)) {
+        } else if (is_worth_copying(&x, &span)) {
             LK_TRY(copy_block(&x, &span, err));
         } else {
             LK_TRY(add_several(&x, &span, err));

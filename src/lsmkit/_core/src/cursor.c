@@ -32,12 +32,13 @@ struct lk_cursor {
     struct segment_part {
         lk_order *order; /* NULL: nothing is visible */
         uint32_t visible;
-    } *parts; /* of each segment of the view */
-    lk_merge *merge;   /* of the range; NULL before the first and after the last */
+    } * parts;                   /* of each segment of the view */
+    lk_merge *merge;             /* of the range; NULL before the first and after the last */
     uint32_t range, ranges_left; /* the one to be opened next */
 
     lk_span span;
     uint32_t span_left; /* rows of the span that are still to be looked at */
+    uint32_t spans;     /* taken so far, for keeps_too_many */
     bool decided;       /* the newest visible version of the key of the last row was met */
 
     lk_status failed;
@@ -75,8 +76,8 @@ static void choose_ranges(lk_cursor *c)
     }
     if (t == NULL || c->ranges_left == 0) return;
     first = lk_tree_version_range(t, lower.data, lower.len);
-    last = upper.data == NULL ? t->range_count - 1
-                              : lk_tree_version_range(t, upper.data, upper.len);
+    last =
+        upper.data == NULL ? t->range_count - 1 : lk_tree_version_range(t, upper.data, upper.len);
     if (last > first && upper.data != NULL &&
         lk_bytes_equal(t->ranges[last].lower.data, t->ranges[last].lower.len, upper.data,
                        upper.len)) {
@@ -225,31 +226,46 @@ static bool take_several(lk_cursor *c, uint32_t max, piece *out)
 {
     const lk_block *b = c->span.block;
     uint32_t first = c->span.first, left = c->span_left;
-    c->decided = false;
     if (c->reverse) { /* [first, first + left) are to come, from the end */
-        uint32_t end = first + left, from = end;
-        if (b->kinds == NULL && b->seq_max <= c->seq) {
-            from = left < max ? first : end - max;
-        } else {
-            while (end > first && !row_visible(c, b, end - 1)) end--;
-            from = end;
-            while (from > first && end - from < max && row_visible(c, b, from - 1)) from--;
-        }
+        uint32_t end = first + left;
+        while (end > first && !row_visible(c, b, end - 1)) end--;
+        uint32_t from = end;
+        while (from > first && end - from < max && row_visible(c, b, from - 1)) from--;
         c->span_left = from - first;
         *out = (piece){b, from, end - from};
     } else { /* the last `left` rows are to come */
-        uint32_t end = first + c->span.count, from = end - left, to = from;
-        if (b->kinds == NULL && b->seq_max <= c->seq) {
-            to = left < max ? end : from + max;
-        } else {
-            while (from < end && !row_visible(c, b, from)) from++;
-            to = from;
-            while (to < end && to - from < max && row_visible(c, b, to)) to++;
-        }
+        uint32_t end = first + c->span.count, from = end - left;
+        while (from < end && !row_visible(c, b, from)) from++;
+        uint32_t to = from;
+        while (to < end && to - from < max && row_visible(c, b, to)) to++;
         c->span_left = end - to;
         *out = (piece){b, from, to - from};
     }
     return out->count > 0;
+}
+
+/* At most `max` rows of a span in which all are visible and no key repeats. */
+static inline void take_clean(lk_cursor *c, uint32_t max, piece *out)
+{
+    const lk_span *span = &c->span;
+    uint32_t left = c->span_left, n = left < max ? left : max;
+    c->decided = true; /* older versions, which can come only where the span is one row */
+    c->span_left = left - n;
+    out->block = span->block;
+    out->first = c->reverse ? span->first + left - n : span->first + span->count - left;
+    out->count = n;
+}
+
+static inline bool is_clean(const lk_cursor *c)
+{
+    const lk_block *b = c->span.block;
+    return b != NULL && b->kinds == NULL && b->seq_max <= c->seq && !c->span.repeat;
+}
+
+/* Looked at now and then, because it costs as much as a row. */
+static inline bool keeps_too_many(lk_cursor *c)
+{
+    return c->merge != NULL && (++c->spans & 15) == 0 && lk_merge_kept(c->merge) >= KEPT_BLOCKS_MAX;
 }
 
 /* At most `max` rows more. False at the end (with `stay`, perhaps only of the range), or when more
@@ -261,14 +277,20 @@ static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece 
     *out_any = false;
     for (;;) {
         if (c->span_left == 0) {
-            if (stay && lk_merge_kept(c->merge) >= KEPT_BLOCKS_MAX) return LK_OK;
+            if (LK_UNLIKELY(keeps_too_many(c))) {
+                if (stay) return LK_OK;
+                lk_merge_release(c->merge); /* nothing has been given out yet */
+            }
             lk_status st = next_span(c, stay, &any, err);
             if (st != LK_OK || !any) return st;
         }
+        if (LK_LIKELY(is_clean(c))) {
+            take_clean(c, max, out);
+            *out_any = true;
+            return LK_OK;
+        }
         *out_any = c->span.count == 1 ? take_single(c, out) : take_several(c, max, out);
         if (*out_any) return LK_OK;
-        /* No row has been given out yet, so none of these blocks is needed. */
-        if (!stay && lk_merge_kept(c->merge) >= KEPT_BLOCKS_MAX) lk_merge_release(c->merge);
     }
 }
 
@@ -466,8 +488,8 @@ static lk_status piece_append(const lk_cursor *c, const piece *p, lk_columns_out
         values = (part){r->value, NULL, r->value_len, 0, 1, false};
     } else {
         keys = (part){b->keys, b->key_offsets, b->key_width, p->first, p->count, c->reverse};
-        values = (part){b->values, b->value_offsets, b->value_width, p->first, p->count,
-                        c->reverse};
+        values =
+            (part){b->values, b->value_offsets, b->value_width, p->first, p->count, c->reverse};
     }
     bool fixed = keys.offsets == NULL && values.offsets == NULL &&
                  (out->rows == 0 || (out->key_width == (int64_t)keys.width &&

@@ -40,10 +40,10 @@ typedef struct lk_columns_out {
     size_t rows;
     uint8_t *keys, *values;
     int64_t *key_offsets, *value_offsets;
-    size_t key_bytes, value_bytes;          /* used */
-    size_t key_capacity, value_capacity;    /* bytes of the buffers */
-    size_t offset_capacity;                 /* elements of each offsets array */
-    int64_t key_width, value_width;         /* common width; -1: they differ (see the offsets) */
+    size_t key_bytes, value_bytes;       /* used */
+    size_t key_capacity, value_capacity; /* bytes of the buffers */
+    size_t offset_capacity;              /* elements of each offsets array */
+    int64_t key_width, value_width;      /* common width; -1: they differ (see the offsets) */
     void *(*grow)(void *old, size_t old_bytes, size_t new_bytes);
 } lk_columns_out;
 

@@ -37,6 +37,7 @@ typedef struct flush {
     bool cut;             /* the table is large enough: the next key begins another */
     bool any;             /* a key was seen in this tree */
     lk_record newest;     /* first version of the key in hand */
+    uint64_t prefix;      /* of that key */
     uint64_t newer_seq;   /* of the version before */
     lk_row rows[ROWS];
     uint32_t row_count;
@@ -119,11 +120,13 @@ static bool delete_is_needless(const lk_flush *in, const lk_record *r)
     return true;
 }
 
-static lk_status record_fold(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
+static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint64_t seq,
+                             lk_error *err)
 {
     lk_status st = LK_OK;
     bool same_tree = f->any && f->newest.tree == r->tree;
-    if (same_tree && lk_bytes_equal(f->newest.key, f->newest.key_len, r->key, r->key_len)) {
+    if (same_tree && f->prefix == prefix &&
+        lk_bytes_equal(f->newest.key, f->newest.key_len, r->key, r->key_len)) {
         bool keep = snapshot_between(f->in, seq, f->newer_seq);
         f->newer_seq = seq;
         return keep ? row_add(f, r, seq, err) : LK_OK;
@@ -134,6 +137,7 @@ static lk_status record_fold(flush *f, const lk_record *r, uint64_t seq, lk_erro
     }
     f->any = true;
     f->newest = *r;
+    f->prefix = prefix;
     f->newer_seq = seq;
     if (r->kind == LK_KIND_DELETE && delete_is_needless(f->in, r)) return LK_OK;
     LK_TRY(row_add(f, r, seq, err));
@@ -200,9 +204,9 @@ static lk_status walk(flush *f, lk_error *err)
 {
     for (source *s; (s = source_next(f)) != NULL; s->at++) {
         if (s->at >= s->gathered) source_gather(s);
-        uint32_t ordinal = s->items[s->at].ordinal;
-        lk_record r = lk_segment_record(s->segment, ordinal);
-        lk_status st = record_fold(f, &r, s->segment->base_seq + ordinal, err);
+        const lk_order_item *item = &s->items[s->at];
+        lk_record r = lk_segment_record(s->segment, item->ordinal);
+        lk_status st = record_fold(f, &r, item->prefix, s->segment->base_seq + item->ordinal, err);
         if (st != LK_OK) return st;
     }
     return LK_OK;
@@ -230,6 +234,8 @@ lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, 
     f->result = out;
     for (uint32_t i = in->segment_count; i-- > 0;) {
         lk_segment *s = in->segments[i];
+        /* A segment made for a large frame stays empty when a still larger one came before it. */
+        if (s->count == 0) continue;
         LK_TRY(lk_segment_verify(s, s->count, NULL, err));
         LK_TRY(source_open(f, s, err));
         out->records_in += s->count;

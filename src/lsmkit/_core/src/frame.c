@@ -10,40 +10,76 @@
 
 #include "check.h"
 
-#define MAGIC UINT64_C(0x0A31474F4C4B4D4C) /* "LMKLOG1\n" */
+#define MAGIC UINT32_C(0x676C736C) /* "lslg" */
 #define HEADER_SEED UINT64_C(0x6C6F675F68656164)
+#define BOOT_SEED UINT64_C(0x626F6F745F696421)
+#define FLAG_MARKED 1u
 
-void lk_segment_header_write(const lk_segment_header *h, uint8_t *out)
+_Static_assert(LK_SEGMENT_HEADER_BYTES == 64, "a header is one piece that no disk tears");
+
+uint64_t lk_boot_number(lk_env *env)
 {
-    memset(out, 0, LK_SEGMENT_HEADER_BYTES);
-    lk_store64(out, MAGIC);
-    lk_store32(out + 8, LK_LOG_VERSION);
-    lk_store32(out + 12, h->capacity);
-    lk_store64(out + 16, h->generation);
-    lk_store64(out + 24, h->nonce);
-    lk_store64(out + 32, h->base_seq);
-    lk_store32(out + 40, h->previous_end);
-    lk_store32(out + 44, h->previous_link);
-    memcpy(out + 48, h->boot_id, 16);
-    lk_store32(out + 64, h->marked ? 1 : 0);
-    lk_store64(out + 120, lk_hash_bytes(HEADER_SEED, 0, out, 120));
+    uint8_t id[16];
+    lk_env_boot_id(env, id);
+    if (lk_load64(id) == 0 && lk_load64(id + 8) == 0) return 0;
+    return lk_hash_bytes(BOOT_SEED, 0, id, sizeof id);
 }
 
-bool lk_segment_header_parse(const uint8_t *bytes, lk_segment_header *out)
+uint32_t lk_segment_header_write(const lk_segment_header *h, uint8_t *out)
+{
+    memset(out, 0, LK_SEGMENT_HEADER_BYTES);
+    lk_store32(out, MAGIC);
+    lk_store16(out + 4, LK_LOG_VERSION);
+    lk_store16(out + 6, h->marked ? FLAG_MARKED : 0);
+    lk_store64(out + 8, h->generation);
+    lk_store64(out + 16, h->nonce);
+    lk_store64(out + 24, h->base_seq);
+    lk_store64(out + 32, h->boot);
+    lk_store32(out + 40, h->capacity);
+    lk_store32(out + 44, h->previous_end);
+    lk_store32(out + 48, h->previous_link);
+    uint64_t hash = lk_hash_bytes(HEADER_SEED, 0, out, 56);
+    lk_store64(out + 56, hash);
+    return (uint32_t)hash;
+}
+
+bool lk_segment_header_is_blank(const uint8_t *bytes)
+{
+    for (size_t i = 0; i < LK_SEGMENT_HEADER_BYTES; i += 8) {
+        if (lk_load64(bytes + i) != 0) return false;
+    }
+    return true;
+}
+
+lk_status lk_segment_header_parse(const uint8_t *bytes, const char *path, lk_segment_header *out,
+                                  lk_error *err)
 {
     memset(out, 0, sizeof *out);
-    if (lk_load64(bytes) != MAGIC || lk_load32(bytes + 8) != LK_LOG_VERSION) return false;
-    if (lk_load64(bytes + 120) != lk_hash_bytes(HEADER_SEED, 0, bytes, 120)) return false;
-    out->capacity = lk_load32(bytes + 12);
-    out->generation = lk_load64(bytes + 16);
-    out->nonce = lk_load64(bytes + 24);
-    out->base_seq = lk_load64(bytes + 32);
-    out->previous_end = lk_load32(bytes + 40);
-    out->previous_link = lk_load32(bytes + 44);
-    memcpy(out->boot_id, bytes + 48, 16);
-    out->marked = (lk_load32(bytes + 64) & 1) != 0;
-    out->link = (uint32_t)lk_load64(bytes + 120);
-    return out->capacity >= LK_SEGMENT_HEADER_BYTES && out->capacity <= LK_SEGMENT_BYTES_MAX;
+    uint64_t hash = lk_hash_bytes(HEADER_SEED, 0, bytes, 56), found = lk_load64(bytes + 56);
+    uint32_t version = lk_load16(bytes + 4), flags = lk_load16(bytes + 6);
+    if (lk_load32(bytes) != MAGIC || found != hash) {
+        return lk_fail_corrupt(err, path, 0, hash, found,
+                               "%s: the header of the log segment is damaged", path);
+    }
+    if (version != LK_LOG_VERSION || (flags & ~FLAG_MARKED) != 0) {
+        return lk_fail(err, LK_UNSUPPORTED, 0, path, 4, LK_LOG_VERSION, version,
+                       "%s: a log of version %u (flags %x); this program reads version %u", path,
+                       version, flags, LK_LOG_VERSION);
+    }
+    out->marked = (flags & FLAG_MARKED) != 0;
+    out->generation = lk_load64(bytes + 8);
+    out->nonce = lk_load64(bytes + 16);
+    out->base_seq = lk_load64(bytes + 24);
+    out->boot = lk_load64(bytes + 32);
+    out->capacity = lk_load32(bytes + 40);
+    out->previous_end = lk_load32(bytes + 44);
+    out->previous_link = lk_load32(bytes + 48);
+    out->link = (uint32_t)hash;
+    if (out->capacity < LK_SEGMENT_HEADER_BYTES || out->capacity > LK_SEGMENT_BYTES_MAX) {
+        return lk_fail_corrupt(err, path, 40, LK_SEGMENT_BYTES_MAX, out->capacity,
+                               "%s: a log segment of %u bytes", path, out->capacity);
+    }
+    return LK_OK;
 }
 
 bool lk_frame_header_parse(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
@@ -68,7 +104,8 @@ bool lk_frame_header_parse(const uint8_t *base, uint32_t end, uint64_t nonce, ui
     out->link = (uint32_t)(w1 >> 32);
     out->body_expected = body;
     out->own_hash = lk_load32(p + 20);
-    return true;
+    /* No writer knows of bytes behind its own place that they are durable, so this is chance. */
+    return (uint32_t)w1 <= offset / 8;
 }
 
 /* Whether a whole record begins at p, with `left` bytes before the end of the body. */
@@ -86,8 +123,9 @@ static bool record_fits(const uint8_t *p, uint32_t left, uint32_t *out_bytes)
     return true;
 }
 
-lk_frame_state lk_frame_parse(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
-                              lk_frame *out)
+static inline lk_frame_state frame_read(const uint8_t *base, uint32_t end, uint64_t nonce,
+                                        uint32_t offset, uint32_t *tags, lk_entry *entries,
+                                        lk_frame *out)
 {
     if (!lk_frame_header_parse(base, end, nonce, offset, out)) return LK_FRAME_NONE;
     uint64_t sum = 0;
@@ -95,12 +133,29 @@ lk_frame_state lk_frame_parse(const uint8_t *base, uint32_t end, uint64_t nonce,
     while (at < stop) {
         if (!record_fits(base + at, stop - at, &bytes)) return LK_FRAME_BROKEN;
         lk_record r = lk_record_at(base + at);
-        sum += lk_record_hash(&r, lk_hash_key(r.tree, r.key, r.key_len), nonce, at);
+        uint64_t hash = lk_hash_key(r.tree, r.key, r.key_len);
+        sum += lk_record_hash(&r, hash, nonce, at);
+        if (tags != NULL) {
+            tags[out->records] = lk_index_tag(hash);
+            entries[out->records].location = at;
+        }
         at += bytes;
         out->records++;
     }
     out->body_found = lk_frame_body_hash(sum);
     return out->body_found == out->body_expected ? LK_FRAME_WHOLE : LK_FRAME_BROKEN;
+}
+
+lk_frame_state lk_frame_parse(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
+                              lk_frame *out)
+{
+    return frame_read(base, end, nonce, offset, NULL, NULL, out);
+}
+
+lk_frame_state lk_frame_read(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
+                             uint32_t *tags, lk_entry *entries, lk_frame *out)
+{
+    return frame_read(base, end, nonce, offset, tags, entries, out);
 }
 
 lk_status lk_segment_verify(const lk_segment *s, uint32_t records, uint64_t *out_bytes,

@@ -22,8 +22,8 @@ static inline uint64_t lk_record_hash_parts(uint64_t head, uint64_t key_hash, co
 static inline uint64_t lk_record_hash(const lk_record *r, uint64_t key_hash, uint64_t nonce,
                                       uint32_t location)
 {
-    return lk_record_hash_parts(lk_record_head(r->tree, r->kind, r->key_len, r->value_len), key_hash,
-                                r->value, r->value_len, nonce, location);
+    return lk_record_hash_parts(lk_record_head(r->tree, r->kind, r->key_len, r->value_len),
+                                key_hash, r->value, r->value_len, nonce, location);
 }
 
 static inline uint32_t lk_frame_body_hash(uint64_t sum) { return (uint32_t)(sum ^ sum >> 32); }
@@ -31,12 +31,17 @@ static inline uint32_t lk_frame_body_hash(uint64_t sum) { return (uint32_t)(sum 
 /* Of the header's words: length and ordinal, synced and link, body hash. */
 static inline uint32_t lk_frame_header_hash(uint64_t seed, uint64_t w0, uint64_t w1, uint32_t body)
 {
-    uint64_t h = lk_hash_fold(w0 ^ seed ^ UINT64_C(0x8EBC6AF09C88C6E3),
-                              w1 ^ UINT64_C(0x589965CC75374CC3));
+    uint64_t h =
+        lk_hash_fold(w0 ^ seed ^ UINT64_C(0x8EBC6AF09C88C6E3), w1 ^ UINT64_C(0x589965CC75374CC3));
     h = lk_hash_fold(h ^ body, seed ^ UINT64_C(0x1D8E4E27C47D124F));
     return (uint32_t)(h ^ h >> 32);
 }
 
-void lk_segment_header_write(const lk_segment_header *h, uint8_t *out);
+/* `out` takes LK_SEGMENT_HEADER_BYTES; gives the link of the segment's first frame. */
+uint32_t lk_segment_header_write(const lk_segment_header *h, uint8_t *out);
+/* Whether `bytes` were never written: zeros, as a prepared segment has them for a header. */
+bool lk_segment_header_is_blank(const uint8_t *bytes);
+/* Of the 16 bytes of the machine's boot id; 0 when those are zeros, which is "not known". */
+uint64_t lk_boot_number(lk_env *env);
 
 #endif

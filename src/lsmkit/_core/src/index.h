@@ -32,16 +32,16 @@ typedef struct lk_index_table {
     uint32_t shift;               /* home slot of a tag: tag >> shift */
     uint32_t mask;
     size_t bytes;
-    _Atomic(uint64_t) slots[];    /* tag << 32 | ordinal + 1; 0: empty */
+    _Atomic(uint64_t) slots[]; /* tag << 32 | ordinal + 1; 0: empty */
 } lk_index_table;
 
 typedef struct lk_index {
     lk_env *env;
     _Atomic(lk_index_table *) table;
-    lk_entry *entries;    /* reserved address space for entry_max; touched as they come */
+    lk_entry *entries; /* reserved address space for entry_max; touched as they come */
     uint32_t entry_max;
-    uint32_t used;        /* slots in use; writer only */
-    uint32_t grow_at;     /* writer only */
+    uint32_t used;    /* slots in use; writer only */
+    uint32_t grow_at; /* writer only */
 } lk_index;
 
 static inline uint32_t lk_index_tag(uint64_t hash) { return (uint32_t)(hash >> 32); }

@@ -1,7 +1,8 @@
 /* log_dump.c: a log file as text, for people and golden tests.
  *
- * Reads with pread and trusts nothing: what is no frame ends the chain and is named, and frames that
- * stand behind it are listed as such.
+ * Reads with pread and trusts nothing: a frame whose body is not what was written is listed as BROKEN,
+ * one that does not follow the frame before it as NOT LINKED. What is found behind the end of the
+ * chain is what recovery finds there.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -61,11 +62,10 @@ static void frame_print(const printer *to, const uint8_t *base, const lk_segment
 static void header_print(const printer *to, const lk_segment_header *h)
 {
     char line[LINE_BYTES];
-    (void)snprintf(line, sizeof line,
-                   "log generation %" PRIu64 " first seq %" PRIu64 " capacity %" PRIu32
-                   " after %" PRIu32 "%s",
-                   h->generation, h->base_seq, h->capacity, h->previous_end,
-                   h->marked ? " marked" : "");
+    (void)snprintf(
+        line, sizeof line,
+        "log generation %" PRIu64 " first seq %" PRIu64 " capacity %" PRIu32 " after %" PRIu32 "%s",
+        h->generation, h->base_seq, h->capacity, h->previous_end, h->marked ? " marked" : "");
     to->print(to->context, line);
 }
 
@@ -76,7 +76,7 @@ static void frames_print(const printer *to, const uint8_t *base, uint32_t end,
     while (at + LK_FRAME_HEADER_BYTES <= end) {
         lk_frame f;
         lk_frame_state state = lk_frame_parse(base, end, h->nonce, at, &f);
-        if (state == LK_FRAME_NONE) {
+        if (state == LK_FRAME_NONE || (state == LK_FRAME_BROKEN && f.link != link)) {
             at += 8;
             continue;
         }
@@ -85,6 +85,23 @@ static void frames_print(const printer *to, const uint8_t *base, uint32_t end,
         ordinal = f.ordinal + f.records;
         at += (uint32_t)lk_frame_bytes(f.length);
     }
+}
+
+/* Where the last process stopped, as long as the machine runs. */
+static void mark_print(const printer *to, const uint8_t *bytes, size_t n,
+                       const lk_segment_header *h)
+{
+    char line[LINE_BYTES];
+    uint64_t place = lk_align_up(h->capacity, LK_PAGE_BYTES);
+    if (!h->marked) return;
+    if (place + 8 > n) {
+        (void)snprintf(line, sizeof line, "mark: the file ends before it");
+    } else if (lk_load64(bytes + place) == h->nonce + LK_MARK_NONE) {
+        (void)snprintf(line, sizeof line, "mark: none");
+    } else {
+        (void)snprintf(line, sizeof line, "mark: %" PRIu64, lk_load64(bytes + place) - h->nonce);
+    }
+    to->print(to->context, line);
 }
 
 lk_status lk_log_dump(lk_env *env, const char *path, bool records,
@@ -110,13 +127,19 @@ lk_status lk_log_dump(lk_env *env, const char *path, bool records,
         goto done;
     }
     LK_TRY(lk_file_read(file, 0, bytes, (size_t)size, &got, err));
-    if (got < LK_SEGMENT_HEADER_BYTES || !lk_segment_header_parse(bytes, &h)) {
-        st = lk_fail_corrupt(err, path, 0, 0, lk_load64(bytes), "%s: no header of a log segment",
-                             path);
+    if (got < LK_SEGMENT_HEADER_BYTES) {
+        st = lk_fail_corrupt(err, path, 0, LK_SEGMENT_HEADER_BYTES, got,
+                             "%s: %zu bytes are no log segment", path, got);
         goto done;
     }
+    if (lk_segment_header_is_blank(bytes)) {
+        print(context, "log segment that was prepared and not used");
+        goto done;
+    }
+    LK_TRY(lk_segment_header_parse(bytes, path, &h, err));
     header_print(&to, &h);
     frames_print(&to, bytes, h.capacity < got ? h.capacity : (uint32_t)got, &h, records);
+    mark_print(&to, bytes, got, &h);
 done:
     free(bytes);
     lk_file_close(file);

@@ -340,8 +340,9 @@ static lk_status settle_file(lk_manifest *m, lk_manifest_scan *s, lk_error *err)
         LK_TRY(lk_file_datasync(m->file, err));
     }
     /* No edit yet: the rename of CURRENT may not have become durable either. */
-    if (s->line_start < m->base_bytes)
+    if (s->line_start < m->base_bytes) {
         LK_TRY(lk_manifest_write_current(m->env, m->dir, m->file_number, err));
+    }
 done:
     return st;
 }

@@ -53,20 +53,18 @@ void lk_manifest_close(lk_manifest *m); /* NULL is accepted */
  * before anything is written and leave the manifest as it was. After any other error the edit may
  * be found on reopening: the files that it names must stay. */
 #define LK_EDIT_BYTES_MAX (64u << 20)
-lk_status lk_manifest_append(lk_manifest *m, const lk_edit *edit, lk_version **out,
-                             lk_error *err);
+lk_status lk_manifest_append(lk_manifest *m, const lk_edit *edit, lk_version **out, lk_error *err);
 
 lk_version *lk_manifest_version(lk_manifest *m); /* with a reference */
 uint64_t lk_manifest_next_file(lk_manifest *m);  /* a number never given before, also after a
                                                     crash: files found in the directory count */
 uint64_t lk_manifest_last_seq(const lk_manifest *m);
 uint64_t lk_manifest_log_retired(const lk_manifest *m);
-bool lk_manifest_was_clean(const lk_manifest *m);  /* the last line replayed was a clean close */
+bool lk_manifest_was_clean(const lk_manifest *m); /* the last line replayed was a clean close */
 void lk_manifest_durable(const lk_manifest *m, uint64_t *out_generation, uint64_t *out_end);
 const char *lk_manifest_property(const lk_manifest *m, const char *name); /* NULL: not set */
 size_t lk_manifest_property_count(const lk_manifest *m);
-void lk_manifest_property_at(const lk_manifest *m, size_t i, const char **name,
-                             const char **value);
+void lk_manifest_property_at(const lk_manifest *m, size_t i, const char **name, const char **value);
 /* A file of this number is in the directory, perhaps made by a process that crashed before it said so
  * here: the counter passes it. */
 void lk_manifest_saw_file(lk_manifest *m, uint64_t file);

@@ -6,8 +6,8 @@
  * sources do not overlap.
  *
  * Owns      orders and tables by reference; blocks by reference, until they are left and released.
- * Always    heap[0] is the source whose row comes next; a span that was given out is left behind by
- *           the call that follows, not before, so that its block stays.
+ * Always    heap[0] is the source whose row comes next, or one whose block is used up: blocks are
+ *           left by the call after the one that gave their last rows out, so that these stay.
  * Errors    those of the tables; kept in `failed`.
  */
 #include "merge.h"
@@ -29,9 +29,9 @@ struct lk_merge {
     lk_block **kept; /* blocks that were left */
     uint32_t kept_count, kept_capacity;
     bool keep;
+    bool closed_given; /* the span given last is heap[0]'s closed block */
 
-    uint32_t given; /* rows of the span given last, by heap[0]; 0: none yet */
-    const uint8_t *last_key;
+    const uint8_t *last_key; /* of the row given last; NULL: it cannot come again */
     uint64_t last_head;
     uint32_t last_len;
     lk_status failed;
@@ -132,8 +132,8 @@ static void tables_in_bounds(const lk_bounds *bounds, lk_table *const *tables, u
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
         const lk_table_meta *meta = lk_table_meta_of(tables[middle]);
-        bool below = lk_key_compare(meta->max_key, meta->max_len, bounds->lower.data,
-                                    bounds->lower.len) < 0;
+        bool below =
+            lk_key_compare(meta->max_key, meta->max_len, bounds->lower.data, bounds->lower.len) < 0;
         if (below) {
             low = middle + 1;
         } else {
@@ -145,8 +145,8 @@ static void tables_in_bounds(const lk_bounds *bounds, lk_table *const *tables, u
     while (low < high && bounds->upper.data != NULL) {
         uint32_t middle = low + (high - low) / 2;
         const lk_table_meta *meta = lk_table_meta_of(tables[middle]);
-        bool inside = lk_key_compare(meta->min_key, meta->min_len, bounds->upper.data,
-                                     bounds->upper.len) < 0;
+        bool inside =
+            lk_key_compare(meta->min_key, meta->min_len, bounds->upper.data, bounds->upper.len) < 0;
         if (inside) {
             low = middle + 1;
         } else {
@@ -191,6 +191,12 @@ static int key_order(const lk_merge *m, const uint8_t *a, size_t a_len, const ui
 {
     int c = lk_key_compare(a, a_len, b, b_len);
     return m->walk.reverse ? -c : c;
+}
+
+static inline bool source_key_before(const lk_merge *m, const lk_source *a, const lk_source *b)
+{
+    if (LK_LIKELY(a->head != b->head)) return a->head < b->head;
+    return key_order(m, a->key, a->key_len, b->key, b->key_len) < 0;
 }
 
 static inline bool source_before(const lk_merge *m, const lk_source *a, const lk_source *b)
@@ -263,47 +269,70 @@ void lk_merge_release(lk_merge *m)
 
 /* ---- going on ---- */
 
-static lk_status leave_block(lk_merge *m, lk_source *s, lk_error *err)
+/* The first source of the heap has another row now: puts it in its place. */
+static inline void settle_first(lk_merge *m)
 {
-    lk_block *left;
-    lk_status st = grow((void **)&m->kept, &m->kept_capacity, m->kept_count + 1,
-                        sizeof(lk_block *), err);
-    if (st != LK_OK) return st;
-    st = lk_source_next_block(&m->walk, s, m->tables, &left, err);
-    m->kept[m->kept_count++] = left;
-    return st;
+    lk_source **heap = m->heap;
+    if (m->heap_count == 2) {
+        lk_source *first = heap[0], *second = heap[1];
+        bool swap = source_before(m, second, first);
+        heap[0] = swap ? second : first;
+        heap[1] = swap ? first : second;
+    } else if (m->heap_count > 2) {
+        sift_down(m, 0);
+    }
 }
 
-/* Moves the winner past what it gave out, and finds the next one. */
-static lk_status step(lk_merge *m, lk_error *err)
+static void remove_first(lk_merge *m)
 {
-    const lk_walk *w = &m->walk;
+    m->heap[0] = m->heap[--m->heap_count];
+    settle_first(m);
+}
+
+/* The block that the span given last came from is used up: on to the next one. */
+static lk_status leave_block(lk_merge *m, lk_error *err)
+{
     lk_source *s = m->heap[0];
-    bool more;
-    if (s->grouped) {
-        more = lk_source_next_in_group(w, s);
-    } else if (s->segment != NULL) {
-        more = lk_source_next_record(w, s);
-    } else if (w->reverse) {
-        s->high -= m->given;
-        more = s->low < s->high;
-        if (more) lk_source_set_row(w, s, s->high - 1);
+    lk_block *left;
+    lk_status st =
+        grow((void **)&m->kept, &m->kept_capacity, m->kept_count + 1, sizeof(lk_block *), err);
+    if (st != LK_OK) return st;
+    s->spent = false;
+    st = lk_source_next_block(&m->walk, s, m->tables, &left, err);
+    if (left != NULL) m->kept[m->kept_count++] = left; /* NULL: it was closed */
+    if (st != LK_OK) return st;
+    if (s->done) {
+        remove_first(m);
     } else {
-        s->low += m->given;
-        more = s->low < s->high;
-        if (more) lk_source_set_row(w, s, s->low);
+        settle_first(m);
     }
-    if (!more) {
-        if (s->segment != NULL) {
-            s->done = true;
-        } else {
-            lk_status st = leave_block(m, s, err);
-            if (st != LK_OK) return st;
-        }
-        if (s->done) m->heap[0] = m->heap[--m->heap_count];
-    }
-    if (m->heap_count > 1) sift_down(m, 0);
     return LK_OK;
+}
+
+/* The key just given may come again, from this source or another. */
+static inline void note_key(lk_merge *m, const lk_source *s)
+{
+    m->last_key = s->key;
+    m->last_len = s->key_len;
+    m->last_head = s->head;
+}
+
+static inline bool is_repeat(const lk_merge *m, const lk_source *s)
+{
+    return m->last_key != NULL && s->head == m->last_head &&
+           same_key(s->key, s->key_len, m->last_key, m->last_len);
+}
+
+/* Stands the source `n` rows further on in its block, or says that it is used up. */
+static inline void advance(const lk_merge *m, lk_source *s, uint32_t n)
+{
+    if (m->walk.reverse) {
+        s->high -= n;
+    } else {
+        s->low += n;
+    }
+    s->spent = s->low == s->high;
+    if (!s->spent) lk_source_set_row(&m->walk, s, m->walk.reverse ? s->high - 1 : s->low);
 }
 
 static inline bool row_before(const lk_merge *m, const lk_block *b, uint32_t row,
@@ -315,23 +344,13 @@ static inline bool row_before(const lk_merge *m, const lk_block *b, uint32_t row
     return key_order(m, key.data, key.len, rival->key, rival->key_len) < 0;
 }
 
-/* How many rows of the winner's block come before the rival's row, at least 1. The next few are
- * tried one by one, as sources that interleave want it; then the last one, as those that do not;
- * then by steps that double. */
-static uint32_t rows_before(const lk_merge *m, const lk_source *s, const lk_source *rival)
+/* How many rows of the source's block come before the rival's row, given that the first `n` do and
+ * that the last one does not: by steps that double. */
+static uint32_t gallop(const lk_merge *m, const lk_source *s, const lk_source *rival, uint32_t n)
 {
     const lk_block *b = s->block;
-    uint32_t left = s->high - s->low;
     uint32_t way = m->walk.reverse ? UINT32_MAX : 1; /* wraps: a step of -1 */
-    if (s->head == rival->head && same_key(s->key, s->key_len, rival->key, rival->key_len)) {
-        return 1;
-    }
-    uint32_t n = 1;
-    for (; n < 4; n++) {
-        if (n == left || !row_before(m, b, s->at + n * way, rival)) return n;
-    }
-    if (n == left || row_before(m, b, s->at + (left - 1) * way, rival)) return left;
-    uint32_t high = left - 1, jump = 4; /* rows below n are before, row `high` is not */
+    uint32_t high = s->high - s->low - 1, jump = 4;
     while (n + jump < high && row_before(m, b, s->at + (n + jump) * way, rival)) {
         n += jump + 1;
         jump *= 2;
@@ -348,43 +367,154 @@ static uint32_t rows_before(const lk_merge *m, const lk_source *s, const lk_sour
     return n;
 }
 
-static uint32_t span_rows(const lk_merge *m, const lk_source *s, bool repeat)
+/* Rows of the source, which comes first, that come before the rival's row, at least 1; the source
+ * is moved past them. The next few are tried one by one, as sources that interleave want it; then
+ * the last one, as those that do not. */
+static uint32_t take_before(lk_merge *m, lk_source *s, const lk_source *rival)
 {
-    if (repeat || !s->block->unique) return 1;
-    if (m->heap_count == 1) return s->high - s->low;
-    const lk_source *rival = m->heap[1];
-    if (m->heap_count > 2 && source_before(m, m->heap[2], rival)) rival = m->heap[2];
-    return rows_before(m, s, rival);
+    uint32_t left = s->high - s->low, first = s->at, n = 1;
+    if (s->head == rival->head && same_key(s->key, s->key_len, rival->key, rival->key_len)) {
+        note_key(m, s);
+        advance(m, s, 1);
+        return 1;
+    }
+    for (; n < 4 && n < left; n++) {
+        advance(m, s, 1);
+        if (!source_key_before(m, s, rival)) return n;
+    }
+    if (n == left) {
+        advance(m, s, 1);
+        return left;
+    }
+    /* Back to the first row: the search counts from there. */
+    s->at = first;
+    if (m->walk.reverse) {
+        s->high += n - 1;
+    } else {
+        s->low -= n - 1;
+    }
+    uint32_t last = m->walk.reverse ? s->low : s->high - 1;
+    n = row_before(m, s->block, last, rival) ? left : gallop(m, s, rival, n);
+    advance(m, s, n);
+    return n;
 }
 
-static void span_of_record(lk_merge *m, const lk_source *s, lk_span *out)
+/* One row of a block in which a key may stand twice, or that repeats what came before. */
+static void take_single(lk_merge *m, lk_source *s)
+{
+    note_key(m, s);
+    if (s->grouped) {
+        s->spent = !lk_source_next_in_group(&m->walk, s);
+    } else {
+        advance(m, s, 1);
+    }
+}
+
+/* The source that comes second. */
+static inline const lk_source *rival_of(const lk_merge *m)
+{
+    const lk_source *a = m->heap[1];
+    if (m->heap_count == 2) return a;
+    const lk_source *b = m->heap[2];
+    return source_before(m, b, a) ? b : a;
+}
+
+static uint32_t take_several(lk_merge *m, lk_source *s)
+{
+    if (m->heap_count == 1) {
+        uint32_t left = s->high - s->low;
+        advance(m, s, left);
+        return left;
+    }
+    return take_before(m, s, rival_of(m));
+}
+
+static void span_of_rows(lk_merge *m, lk_source *s, lk_span *out)
+{
+    uint32_t first = s->at, count = 1;
+    out->block = s->block;
+    out->table = s->table;
+    out->block_index = s->block_index;
+    if (out->repeat || !s->block->unique) {
+        take_single(m, s);
+    } else {
+        m->last_key = NULL; /* unless the rival has it, nobody has */
+        count = take_several(m, s);
+    }
+    out->first = m->walk.reverse && count > 1 ? first - (count - 1) : first;
+    out->count = count;
+    if (!s->spent) settle_first(m);
+}
+
+static void span_of_record(lk_merge *m, lk_source *s, lk_span *out)
 {
     out->block = NULL;
+    out->table = NULL;
     out->first = 0;
     out->count = 1;
     out->block_index = 0;
-    out->table = NULL;
     out->record = s->record;
     out->seq = s->segment->base_seq + s->items[s->at].ordinal;
-    m->last_key = s->key;
-    m->last_len = s->key_len;
-    m->last_head = s->head;
+    note_key(m, s);
+    bool more =
+        s->grouped ? lk_source_next_in_group(&m->walk, s) : lk_source_next_record(&m->walk, s);
+    if (more) {
+        settle_first(m);
+    } else {
+        s->done = true;
+        remove_first(m);
+    }
 }
 
-static void span_of_rows(lk_merge *m, const lk_source *s, lk_span *out)
+/* ---- closed blocks ---- */
+
+/* Whether the closed block that comes first lies before the rows of all other sources. */
+static bool is_apart(const lk_merge *m, const lk_source *s)
 {
-    uint32_t count = span_rows(m, s, out->repeat);
-    bool reverse = m->walk.reverse && !s->grouped;
-    uint32_t last = reverse ? s->at - (count - 1) : s->at + (count - 1);
-    out->block = s->block;
-    out->first = reverse ? last : s->at;
-    out->count = count;
-    out->block_index = s->block_index;
-    out->table = s->table;
-    lk_bytes key = lk_block_key(s->block, last);
-    m->last_key = key.data;
-    m->last_len = (uint32_t)key.len;
-    m->last_head = lk_walk_head(&m->walk, key.data, key.len);
+    if (is_repeat(m, s)) return false; /* its first row may repeat the one given last */
+    if (m->heap_count == 1) return true;
+    const lk_source *rival = rival_of(m);
+    lk_bytes last = lk_table_block_last_key(s->table, s->block_index);
+    return lk_key_compare(last.data, last.len, rival->key, rival->key_len) < 0;
+}
+
+static lk_status open_first(lk_merge *m, lk_error *err)
+{
+    m->failed = lk_source_open(&m->walk, m->heap[0], err);
+    if (m->failed == LK_OK) settle_first(m);
+    return m->failed;
+}
+
+void lk_merge_allow_closed(lk_merge *m)
+{
+    LK_ASSERT(m->heap == NULL && !m->walk.reverse);
+    m->walk.closed = true;
+}
+
+lk_status lk_merge_open(lk_merge *m, lk_error *err)
+{
+    LK_ASSERT(m->closed_given);
+    m->closed_given = false;
+    return open_first(m, err);
+}
+
+/* Opens blocks until the first source is open (out_given false), or gives a closed one out. */
+static lk_status give_closed(lk_merge *m, lk_span *out, bool *out_given, lk_error *err)
+{
+    *out_given = false;
+    while (m->heap[0]->closed) {
+        const lk_source *s = m->heap[0];
+        if (is_apart(m, s)) {
+            *out = (lk_span){
+                .rank = s->rank, .table = s->table, .block_index = s->block_index, .closed = true};
+            m->last_key = NULL;
+            m->closed_given = *out_given = true;
+            return LK_OK;
+        }
+        lk_status st = open_first(m, err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
 }
 
 lk_status lk_merge_next(lk_merge *m, lk_span *out, bool *out_any, lk_error *err)
@@ -395,21 +525,25 @@ lk_status lk_merge_next(lk_merge *m, lk_span *out, bool *out_any, lk_error *err)
         return lk_fail(err, m->failed, 0, NULL, 0, 0, 0, "the merge has failed before");
     }
     if (!m->keep && m->kept_count > 0) lk_merge_release(m);
-    if (m->given > 0 && m->heap_count > 0) {
-        m->failed = step(m, err);
+    if (m->heap_count > 0 && (m->heap[0]->spent || m->closed_given)) {
+        m->closed_given = false;
+        m->failed = leave_block(m, err);
         if (m->failed != LK_OK) return m->failed;
     }
     if (m->heap_count == 0) return LK_OK;
+    if (LK_UNLIKELY(m->walk.closed)) {
+        lk_status st = give_closed(m, out, out_any, err);
+        if (st != LK_OK || *out_any) return st;
+    }
     lk_source *s = m->heap[0];
+    out->closed = false;
     out->rank = s->rank;
-    out->repeat = m->given > 0 && s->head == m->last_head &&
-                  same_key(s->key, s->key_len, m->last_key, m->last_len);
+    out->repeat = is_repeat(m, s);
     if (s->segment != NULL) {
         span_of_record(m, s, out);
     } else {
         span_of_rows(m, s, out);
     }
-    m->given = out->count;
     *out_any = true;
     return LK_OK;
 }

@@ -50,6 +50,7 @@ typedef struct lk_span {
     lk_record record; /* block NULL */
     uint64_t seq;     /* block NULL */
     bool repeat;      /* its key is that of the row given out before: an older version */
+    bool closed;      /* a whole block that was not read, see lk_merge_allow_closed; count is 0 */
 } lk_span;
 
 /* False at the end (st LK_OK) or on an error, after which the merge can only be freed. All versions
@@ -58,6 +59,13 @@ typedef struct lk_span {
  * sources, and from blocks without repeated keys: none of its rows repeats another, neither before
  * nor behind it. So a caller that looks at `repeat` compares no keys. */
 lk_status lk_merge_next(lk_merge *m, lk_span *out, bool *out_any, lk_error *err);
+
+/* For compaction, before lk_merge_start of a forward merge: a block that lies between the rows of
+ * the other sources and has neither deletes nor repeated keys is given out without being read, as
+ * a closed span, so that it can be copied. A caller that wants its rows calls lk_merge_open at once:
+ * they come with the next calls. */
+void lk_merge_allow_closed(lk_merge *m);
+lk_status lk_merge_open(lk_merge *m, lk_error *err);
 
 /* For a caller that looks further back: after lk_merge_keep, blocks that sources have left stay
  * until lk_merge_release, and so does what was given out. The span given last stays valid through

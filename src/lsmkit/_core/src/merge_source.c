@@ -183,10 +183,49 @@ static bool settle_block(const lk_walk *w, lk_source *s)
     s->low = i == s->clip_low ? lk_block_lower_bound(b, lower.data, lower.len) : 0;
     s->high = i == s->clip_high ? lk_block_lower_bound(b, upper.data, upper.len) : b->rows;
     if (s->low >= s->high) return false;
+    s->keys = NULL;
+    if (b->key_offsets == NULL && b->key_width >= w->skip + 8) {
+        s->keys = b->keys;
+        s->key_len = b->key_width;
+    }
     s->grouped = w->reverse && !b->unique;
     if (s->grouped) return settle_group(w, s);
     lk_source_set_row(w, s, w->reverse ? s->high - 1 : s->low);
     return true;
+}
+
+/* A block need not be read yet when all of it is in bounds and it is known to have neither deletes
+ * nor, as all its rows have one sequence, two versions of a key. */
+static bool may_stay_closed(const lk_walk *w, const lk_source *s)
+{
+    const lk_table_meta *meta = lk_table_meta_of(s->table);
+    return w->closed && s->block_index != s->clip_low && s->block_index != s->clip_high &&
+           meta->tombstones == 0 && meta->seq_min == meta->seq_max;
+}
+
+/* Stands before the block with the greatest key that its rows are known not to be less than. */
+static void stay_closed(const lk_walk *w, lk_source *s)
+{
+    const lk_table_meta *meta = lk_table_meta_of(s->table);
+    lk_bytes key = {meta->min_key, meta->min_len};
+    if (s->block_index > 0) key = lk_table_block_last_key(s->table, s->block_index - 1);
+    s->closed = true;
+    s->keys = NULL;
+    s->key = key.data;
+    s->key_len = (uint32_t)key.len;
+    s->head = lk_walk_head(w, key.data, key.len);
+}
+
+lk_status lk_source_open(const lk_walk *w, lk_source *s, lk_error *err)
+{
+    LK_ASSERT(s->closed && s->block == NULL);
+    lk_status st = lk_table_block(s->table, s->block_index, w->fill, &s->block, err);
+    if (st != LK_OK) return st;
+    s->closed = false;
+    bool any = settle_block(w, s);
+    LK_ASSERT(any);
+    (void)any;
+    return LK_OK;
 }
 
 lk_status lk_source_next_block(const lk_walk *w, lk_source *s, lk_table *const *tables,
@@ -195,9 +234,14 @@ lk_status lk_source_next_block(const lk_walk *w, lk_source *s, lk_table *const *
     lk_status st = LK_OK;
     *out_left = s->block;
     s->block = NULL;
+    s->closed = false;
     for (;;) {
         while (s->block_low < s->block_high) {
             s->block_index = w->reverse ? --s->block_high : s->block_low++;
+            if (may_stay_closed(w, s)) {
+                stay_closed(w, s);
+                goto done;
+            }
             LK_TRY(lk_table_block(s->table, s->block_index, w->fill, &s->block, err));
             if (settle_block(w, s)) goto done;
             lk_block_unref(s->block);

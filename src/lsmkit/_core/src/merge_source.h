@@ -26,6 +26,7 @@ typedef struct lk_walk {
     uint64_t flip; /* all ones when it goes backwards: heads then ascend as keys descend */
     bool reverse;
     bool fill;
+    bool closed; /* blocks are not read before it must be */
 } lk_walk;
 
 typedef struct lk_source {
@@ -35,6 +36,8 @@ typedef struct lk_source {
     uint32_t key_len;
     uint32_t rank;
     bool done;    /* no row is left */
+    bool spent;   /* no row of the block is left */
+    bool closed;  /* the block was not read: its rows are not less than `key` */
     bool grouped; /* backwards over rows that may repeat a key */
 
     /* rows of the block, or items of the run */
@@ -43,6 +46,8 @@ typedef struct lk_source {
 
     /* tables */
     lk_block *block; /* NULL: it walks a segment */
+    const uint8_t
+        *keys; /* of the block, where all have `key_len` bytes, enough for a head; else NULL */
     uint32_t block_index;
     uint32_t block_low, block_high; /* blocks of `table` that are still to come */
     uint32_t clip_low, clip_high;   /* the blocks that a bound falls into; UINT32_MAX: none */
@@ -70,8 +75,13 @@ static inline uint64_t lk_walk_head(const lk_walk *w, const uint8_t *key, size_t
 
 static inline void lk_source_set_row(const lk_walk *w, lk_source *s, uint32_t row)
 {
-    lk_bytes key = lk_block_key(s->block, row);
     s->at = row;
+    if (LK_LIKELY(s->keys != NULL)) {
+        s->key = s->keys + (size_t)row * s->key_len;
+        s->head = __builtin_bswap64(lk_load64(s->key + w->skip)) ^ w->flip;
+        return;
+    }
+    lk_bytes key = lk_block_key(s->block, row);
     s->key = key.data;
     s->key_len = (uint32_t)key.len;
     s->head = lk_walk_head(w, key.data, key.len);
@@ -86,6 +96,9 @@ void lk_source_ends(const lk_walk *w, const lk_source *s, lk_table *const *table
 
 /* Stands at the first row; `done` when there is none. */
 lk_status lk_source_begin(const lk_walk *w, lk_source *s, lk_table *const *tables, lk_error *err);
+
+/* Reads the block that a closed source stands before. */
+lk_status lk_source_open(const lk_walk *w, lk_source *s, lk_error *err);
 
 /* Leaves a block whose rows are used up, whose reference goes to `*out_left`, for the next one. */
 lk_status lk_source_next_block(const lk_walk *w, lk_source *s, lk_table *const *tables,

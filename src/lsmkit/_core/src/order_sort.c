@@ -195,9 +195,9 @@ static void merge_sort(const lk_segment *s, lk_order_item *items, lk_order_item 
 /* ---- the window ---- */
 
 typedef struct window {
-    uint32_t at;                    /* where it begins in the keys; they are equal before it */
-    uint32_t bits, used;            /* of the number; words that it has bits of */
-    bool cut;                       /* bits of the window did not fit into the number */
+    uint32_t at;         /* where it begins in the keys; they are equal before it */
+    uint32_t bits, used; /* of the number; words that it has bits of */
+    bool cut;            /* bits of the window did not fit into the number */
     squeeze words[WINDOW_WORDS];
 } window;
 
@@ -206,8 +206,8 @@ static inline uint64_t key_word(const lk_record *r, uint32_t at)
 {
     if (LK_LIKELY(at + 8 <= r->key_len)) return __builtin_bswap64(lk_load64(r->key + at));
     if (at >= r->key_len) return 0;
-    if (r->key_len < 8) return lk_key_prefix(r->key + at, r->key_len - at);
-    /* The last 8 bytes of the key, without those before `at`. */
+    /* The 8 bytes that end the key, without those before `at`; of a shorter key the first ones are
+     * the record's header, and are shifted out with them. */
     return __builtin_bswap64(lk_load64(r->key + r->key_len - 8)) << (8 * (at + 8 - r->key_len));
 }
 
@@ -299,12 +299,6 @@ static bool common_bytes(const lk_segment *s, const lk_order_item *items, uint32
 static void sort_range(sorter *x, lk_order_item *items, lk_order_item *scratch, uint32_t count,
                        uint32_t skip, uint32_t depth);
 
-static inline bool is_tie(const lk_order_item *a, uint32_t unsorted)
-{
-    return a[0].prefix >> unsorted == a[1].prefix >> unsorted ||
-           a[0].prefix >> unsorted == a[-1].prefix >> unsorted;
-}
-
 /* Where equal numbers lie ahead their records will be compared. */
 static inline void prefetch_tie(const lk_segment *s, const lk_order_item *items, uint32_t i,
                                 uint32_t count, uint32_t unsorted)
@@ -312,8 +306,14 @@ static inline void prefetch_tie(const lk_segment *s, const lk_order_item *items,
     if (i + TIE_AHEAD + 1 >= count) return;
     const lk_order_item *far = &items[i + TIE_AHEAD], *near = &items[i + TIE_AHEAD / 2];
     const lk_entry *entries = s->index.entries;
-    if (is_tie(far, unsorted)) __builtin_prefetch(&entries[far->ordinal]);
-    if (is_tie(near, unsorted)) __builtin_prefetch(s->base + entries[near->ordinal].location);
+    if ((far[0].prefix ^ far[1].prefix) >> unsorted == 0) {
+        __builtin_prefetch(&entries[far[0].ordinal]);
+        __builtin_prefetch(&entries[far[1].ordinal]);
+    }
+    if ((near[0].prefix ^ near[1].prefix) >> unsorted == 0) {
+        __builtin_prefetch(s->base + entries[near[0].ordinal].location);
+        __builtin_prefetch(s->base + entries[near[1].ordinal].location);
+    }
 }
 
 /* Sorts items whose prefix field holds the number of their window, and puts their prefix (which is
@@ -393,7 +393,7 @@ static void sort_tree(sorter *x, lk_order_item *items, lk_order_item *scratch, u
 
 /* ---- all of it ---- */
 
-/* Fills `items` in commit order; returns whether that is the order wanted already, as it is when
+/* Fills `items` newest first; returns whether commit order is the order wanted already, as it is when
  * keys are time stamps or counters. */
 static bool extract(const lk_segment *s, uint32_t from, uint32_t count, lk_order_item *items,
                     bool *out_one_tree)
@@ -403,7 +403,7 @@ static bool extract(const lk_segment *s, uint32_t from, uint32_t count, lk_order
     bool sorted = true;
     for (uint32_t i = 0; i < count; i++) {
         lk_record r = lk_segment_record(s, from + i);
-        items[i] = (lk_order_item){lk_key_prefix(r.key, r.key_len), r.tree, from + i};
+        items[count - 1 - i] = (lk_order_item){lk_key_prefix(r.key, r.key_len), r.tree, from + i};
         trees |= r.tree ^ before.tree;
         if (sorted && i > 0) {
             /* Of equal keys the newer must come first, so these are not in order. */
@@ -431,9 +431,12 @@ void lk_order_sort(const lk_segment *s, uint32_t from, uint32_t count, lk_order_
 {
     sorter *x = (sorter *)scratch;
     bool one_tree;
-    if (count == 0 || extract(s, from, count, items, &one_tree)) return;
+    if (count == 0) return;
+    if (extract(s, from, count, items, &one_tree)) {
+        reverse(items, count);
+        return;
+    }
     x->segment = s;
-    reverse(items, count);
     if (one_tree) {
         sort_tree(x, items, x->items, count);
         return;

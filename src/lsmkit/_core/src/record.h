@@ -34,8 +34,8 @@ static inline size_t lk_record_bytes(uint32_t tree, size_t key_len, size_t value
 /* The header as a number: it is part of what a frame's checksum covers. */
 static inline uint64_t lk_record_head(uint32_t tree, lk_kind kind, size_t key_len, size_t value_len)
 {
-    return (uint64_t)key_len | (uint64_t)kind << 16 | (uint64_t)(tree != 0 ? LK_RECORD_TREE : 0) << 24 |
-           (uint64_t)value_len << 32;
+    return (uint64_t)key_len | (uint64_t)kind << 16 |
+           (uint64_t)(tree != 0 ? LK_RECORD_TREE : 0) << 24 | (uint64_t)value_len << 32;
 }
 
 /* A record that is known to be whole. */

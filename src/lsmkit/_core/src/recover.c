@@ -1,8 +1,9 @@
 /* recover.c: reading the log back, and the verdict on where it ends.
  *
  * Owns      the segments that it makes, until they are handed over.
- * Callers   store.c at open; lk_log_dump by the command line.
+ * Callers   store.c at open.
  * Threads   one.
+ * Always    nothing that may be part of the log is removed before the verdict on all of it.
  * Errors    LK_CORRUPT with file and offset; a read error is LK_IO and never a tail.
  */
 #include "recover.h"
@@ -14,33 +15,45 @@
 #include "check.h"
 #include "frame.h"
 
+#define GENERATION_MAX (UINT64_C(1) << 62)
+#define WAITING 16u /* records between the prefetch of a slot and its use; a power of two */
+
 typedef struct log_file {
     lk_segment *segment;
     lk_segment_header header;
     bool same_boot;
-    uint32_t durable;   /* D of this file */
-    uint32_t readable;  /* bytes in memory */
+    bool exact;        /* the mark tells where the last process stopped */
+    uint32_t durable;  /* D of this file */
+    uint32_t readable; /* bytes in memory that may hold frames */
+    uint32_t *tags;  /* of the records of the frame in hand; address space, touched as it is used */
+    uint32_t linked; /* records that are in the index; the next ones wait for their slot's memory */
+    uint32_t waiting[WAITING];
 } log_file;
 
 typedef struct recovery {
     lk_env *env;
     const char *dir;
     bool may_map, read_only;
-    uint8_t boot_id[16];
-    log_file *files;    /* in order of generation; those whose header is valid */
+    uint64_t boot;
+    uint64_t lost_bytes;
+    log_file *files; /* in order of generation; those that are part of the log */
     size_t count;
-    uint64_t *generations; /* of all live log files found */
+    bool dropped;          /* files that were part of it are to be removed */
+    uint64_t *generations; /* of all live log files found, ascending */
     size_t generation_count;
 } recovery;
 
 /* ---- finding and opening files ---- */
 
+/* Only the names that lk_segment_path makes: other files are not ours. */
 static bool parse_name(const char *name, uint64_t *out)
 {
-    char *end;
+    char *end, made[LK_PATH_MAX];
     if (*name < '0' || *name > '9') return false;
     *out = strtoull(name, &end, 10);
-    return strcmp(end, ".log") == 0;
+    if (strcmp(end, ".log") != 0 || *out >= GENERATION_MAX) return false;
+    lk_segment_path("", *out, made, sizeof made);
+    return strcmp(made + 1, name) == 0;
 }
 
 static int by_number(const void *a, const void *b)
@@ -86,48 +99,83 @@ done:
     return st;
 }
 
-static lk_status segment_read(const recovery *r, lk_segment *s, uint64_t bytes, lk_error *err)
+/* Mapped where it was written in this boot: then the kernel has it, or has read it lately. After a
+ * reboot it is read, because a sector that cannot be read is an error of read, but in a mapping the
+ * end of the process. */
+static lk_status segment_load(const recovery *r, log_file *f, uint64_t bytes, lk_error *err)
 {
-    lk_status st = LK_OK;
-    size_t got;
+    lk_segment *s = f->segment;
     s->memory_bytes = (size_t)lk_align_up(bytes, LK_PAGE_BYTES);
-    if (r->may_map && !r->read_only && bytes == s->memory_bytes) {
+    if (r->may_map && !r->read_only && f->same_boot && bytes == s->memory_bytes) {
         s->mapped = true;
-        return lk_file_map(s->file, s->memory_bytes, false, &s->base, err);
+        lk_status mapped = lk_file_map(s->file, s->memory_bytes, false, &s->base, err);
+        if (mapped != LK_OK) return mapped;
+        lk_env_populate(r->env, s->base, f->exact ? f->durable : s->memory_bytes, false);
+        return LK_OK;
     }
-    LK_TRY(lk_env_map_anonymous(r->env, s->memory_bytes, &s->base, err));
-    LK_TRY(lk_file_read(s->file, 0, s->base, (size_t)bytes, &got, err));
-done:
-    return st;
+    lk_status st = lk_env_map_anonymous(r->env, s->memory_bytes, &s->base, err);
+    return st == LK_OK ? lk_file_read_exact(s->file, 0, s->base, (size_t)bytes, err) : st;
 }
 
-static bool is_zero(const uint8_t *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (p[i] != 0) return false;
-    }
-    return true;
-}
-
-/* A file that was prepared and never used has no header, or, when the clearing of a recycled one did
- * not reach the disk, the header of an earlier generation. Anything else must be a header. */
-static lk_status header_check(const recovery *r, log_file *f, uint64_t generation,
-                              const uint8_t *bytes, bool *out_used, lk_error *err)
+/* In the same boot the kernel still has what the last process stored: where it stopped is exact. Read
+ * before the frames, so that beside a living owner it is no newer than they are. */
+static lk_status mark_read(log_file *f, lk_error *err)
 {
     const char *path = lk_file_path(f->segment->file);
-    *out_used = false;
-    if (is_zero(bytes, LK_SEGMENT_HEADER_BYTES)) return LK_OK;
-    if (!lk_segment_header_parse(bytes, &f->header)) {
-        return lk_fail_corrupt(err, path, 0, 0, lk_load64(bytes + 120),
-                               "%s: the header of the log segment is damaged", path);
+    uint64_t place = lk_align_up(f->header.capacity, LK_PAGE_BYTES);
+    uint8_t bytes[8];
+    if (!f->same_boot || !f->header.marked) return LK_OK;
+    lk_status st = lk_file_read_exact(f->segment->file, place, bytes, sizeof bytes, err);
+    if (st != LK_OK) return st;
+    uint64_t end = lk_load64(bytes) - f->header.nonce;
+    if (end == LK_MARK_NONE) return LK_OK;
+    if (end < LK_SEGMENT_HEADER_BYTES || end > f->header.capacity) {
+        return lk_fail_corrupt(err, path, place, f->header.capacity, end,
+                               "%s: the mark of the last write is damaged", path);
     }
-    f->same_boot = memcmp(f->header.boot_id, r->boot_id, 16) == 0 && !is_zero(r->boot_id, 16);
+    f->durable = (uint32_t)end;
+    f->exact = true;
+    return LK_OK;
+}
+
+/* A file that was prepared and never used has a blank header, or, when the blanking of a recycled
+ * one did not reach the disk, the header of an earlier generation. Anything else must be a header. */
+static lk_status header_read(const recovery *r, log_file *f, uint64_t generation, bool *out_used,
+                             lk_error *err)
+{
+    uint8_t bytes[LK_SEGMENT_HEADER_BYTES] = {0};
+    const char *path = lk_file_path(f->segment->file);
+    size_t got;
+    *out_used = false;
+    lk_status st = lk_file_read(f->segment->file, 0, bytes, sizeof bytes, &got, err);
+    if (st != LK_OK || lk_segment_header_is_blank(bytes)) return st;
+    st = lk_segment_header_parse(bytes, path, &f->header, err);
+    if (st != LK_OK) return st;
+    f->same_boot = f->header.boot == r->boot && r->boot != 0;
     if (f->header.generation < generation && !f->same_boot) return LK_OK;
     if (f->header.generation != generation) {
-        return lk_fail_corrupt(err, path, 16, generation, f->header.generation,
+        return lk_fail_corrupt(err, path, 8, generation, f->header.generation,
                                "%s: holds log generation %" PRIu64, path, f->header.generation);
     }
     *out_used = true;
+    return LK_OK;
+}
+
+/* After a reboot a file may have lost its length too; what it lacks has no frames then. */
+static lk_status length_check(log_file *f, uint64_t *out_bytes, lk_error *err)
+{
+    const char *path = lk_file_path(f->segment->file);
+    uint64_t whole = lk_align_up(f->header.capacity, LK_PAGE_BYTES) + LK_PAGE_BYTES;
+    lk_status st = lk_file_size(f->segment->file, out_bytes, err);
+    if (st != LK_OK) return st;
+    if (f->same_boot && *out_bytes < whole) {
+        return lk_fail_corrupt(err, path, *out_bytes, whole, *out_bytes,
+                               "%s: %" PRIu64 " bytes of a log segment of %" PRIu64, path,
+                               *out_bytes, whole);
+    }
+    if (*out_bytes > whole) *out_bytes = whole;
+    uint64_t frames = f->header.capacity;
+    f->readable = (uint32_t)(*out_bytes < frames ? *out_bytes : frames);
     return LK_OK;
 }
 
@@ -135,25 +183,16 @@ static lk_status file_open(recovery *r, uint64_t generation, lk_error *err)
 {
     lk_status st = LK_OK;
     char path[LK_PATH_MAX];
-    uint8_t bytes[LK_SEGMENT_HEADER_BYTES] = {0};
-    uint64_t size;
-    size_t got;
+    uint64_t bytes;
     bool used = false;
     log_file *f = &r->files[r->count];
     lk_segment_path(r->dir, generation, path, sizeof path);
     LK_TRY(lk_segment_adopt(r->env, path, &f->segment, err));
-    LK_TRY(lk_file_size(f->segment->file, &size, err));
-    LK_TRY(lk_file_read(f->segment->file, 0, bytes, sizeof bytes, &got, err));
-    LK_TRY(header_check(r, f, generation, bytes, &used, err));
+    LK_TRY(header_read(r, f, generation, &used, err));
     if (!used) goto done;
-    if (size < f->header.capacity) {
-        st = lk_fail_corrupt(err, path, size, f->header.capacity, size,
-                             "%s: %" PRIu64 " bytes of a log segment of %u", path, size,
-                             f->header.capacity);
-        goto done;
-    }
-    LK_TRY(segment_read(r, f->segment, size, err));
-    f->readable = f->header.capacity;
+    LK_TRY(length_check(f, &bytes, err));
+    LK_TRY(mark_read(f, err));
+    LK_TRY(segment_load(r, f, bytes, err));
     lk_segment *s = f->segment;
     s->generation = generation;
     s->nonce = f->header.nonce;
@@ -162,31 +201,42 @@ static lk_status file_open(recovery *r, uint64_t generation, lk_error *err)
     s->link = f->header.link;
     s->position = s->tail = LK_SEGMENT_HEADER_BYTES;
     s->recovered = true;
-    LK_TRY(lk_index_init(&s->index, r->env, 64, s->capacity / LK_RECORD_HEADER_BYTES, err));
+    /* Records of the usual size; smaller ones make the index grow. */
+    LK_TRY(lk_index_init(&s->index, r->env, f->readable / 128, f->readable / LK_RECORD_HEADER_BYTES,
+                         err));
     r->count++;
     f = NULL;
 done:
     if (f != NULL) {
         lk_segment_unref(f->segment);
         memset(f, 0, sizeof *f);
-        if (st == LK_OK) st = remove_file(r, generation, err);
     }
     return st;
 }
 
 /* ---- the chain of one file ---- */
 
+static size_t tags_bytes(const log_file *f)
+{
+    return (size_t)f->readable / LK_RECORD_HEADER_BYTES * sizeof(uint32_t);
+}
+
+static void link_next(log_file *f)
+{
+    lk_index_link(&f->segment->index, f->waiting[f->linked % WAITING], f->linked);
+    f->linked++;
+}
+
 static lk_status frame_adopt(log_file *f, const lk_frame *frame, lk_error *err)
 {
     lk_segment *s = f->segment;
-    lk_status st = lk_index_reserve(&s->index, frame->records, err);
-    if (st != LK_OK) return st;
-    uint32_t at = frame->offset + LK_FRAME_HEADER_BYTES;
     for (uint32_t i = 0; i < frame->records; i++) {
-        lk_record r = lk_record_at(s->base + at);
-        uint64_t hash = lk_hash_key(r.tree, r.key, r.key_len);
-        lk_index_add(&s->index, lk_index_tag(hash), s->count + i, at);
-        at += (uint32_t)lk_record_bytes(r.tree, r.key_len, r.value_len);
+        uint32_t ordinal = s->count + i;
+        lk_status st = lk_index_reserve(&s->index, WAITING, err);
+        if (st != LK_OK) return st;
+        if (ordinal - f->linked == WAITING) link_next(f);
+        f->waiting[ordinal % WAITING] = f->tags[i];
+        lk_index_prefetch(&s->index, f->tags[i]);
     }
     s->count += frame->records;
     s->position = s->tail = frame->offset + (uint32_t)lk_frame_bytes(frame->length);
@@ -196,101 +246,93 @@ static lk_status frame_adopt(log_file *f, const lk_frame *frame, lk_error *err)
 }
 
 /* The frame that continues the chain: behind the last one, or where a sync began a new page. */
-static lk_frame_state chain_next(const log_file *f, lk_frame *out)
+static bool chain_next(const log_file *f, lk_frame *out)
 {
     const lk_segment *s = f->segment;
     uint32_t page = (uint32_t)lk_align_up(s->position, LK_PAGE_BYTES);
     for (int i = 0; i < 2; i++) {
-        uint32_t at = i == 0 ? s->position : page;
-        lk_frame_state state = lk_frame_parse(s->base, f->readable, s->nonce, at, out);
-        if (state != LK_FRAME_NONE && out->link == s->link && out->ordinal == s->count) return state;
+        lk_frame_state state =
+            lk_frame_read(s->base, f->readable, s->nonce, i == 0 ? s->position : page, f->tags,
+                          s->index.entries + s->count, out);
+        if (state == LK_FRAME_NONE || out->link != s->link || out->ordinal != s->count) continue;
+        return state == LK_FRAME_WHOLE;
     }
-    return LK_FRAME_NONE;
+    return false;
 }
 
-static lk_status chain_walk(log_file *f, lk_frame_state *out_end, lk_error *err)
+static lk_status chain_walk(log_file *f, lk_error *err)
 {
     lk_frame frame;
-    while ((*out_end = chain_next(f, &frame)) == LK_FRAME_WHOLE) {
-        lk_status st = frame_adopt(f, &frame, err);
-        if (st != LK_OK) return st;
-    }
-    atomic_store_explicit(&f->segment->indexed, f->segment->count, memory_order_relaxed);
-    atomic_store_explicit(&f->segment->published, f->segment->count, memory_order_release);
-    return LK_OK;
+    lk_segment *s = f->segment;
+    uint8_t *tags;
+    lk_status st = lk_env_map_anonymous(s->env, tags_bytes(f), &tags, err);
+    if (st != LK_OK) return st;
+    f->tags = (uint32_t *)(void *)tags;
+    while (chain_next(f, &frame)) LK_TRY(frame_adopt(f, &frame, err));
+    while (f->linked < s->count) link_next(f);
+    atomic_store_explicit(&s->indexed, s->count, memory_order_relaxed);
+    atomic_store_explicit(&s->published, s->count, memory_order_release);
+done:
+    lk_env_unmap(s->env, tags, tags_bytes(f));
+    f->tags = NULL;
+    return st;
 }
 
-/* Bytes of valid frames behind the end of the chain, and what they say of durability. */
+/* Bytes of frames behind the end of the chain, and what they say of durability. A header alone may
+ * be chance (32 bits, and millions of places), so a frame counts when its body is whole as well, or
+ * when it is linked to the one found before it. */
 static uint64_t behind(log_file *f)
 {
-    lk_segment *s = f->segment;
+    const lk_segment *s = f->segment;
     uint64_t bytes = 0;
-    uint32_t at = (uint32_t)lk_align_up(s->position, 8);
+    uint32_t at = s->position, link = s->link;
     lk_frame frame;
-    while (at + LK_FRAME_HEADER_BYTES <= f->readable) {
-        if (!lk_frame_header_parse(s->base, f->readable, s->nonce, at, &frame)) {
+    while (at < f->readable) {
+        lk_frame_state state = lk_frame_parse(s->base, f->readable, s->nonce, at, &frame);
+        if (state == LK_FRAME_NONE || (state == LK_FRAME_BROKEN && frame.link != link)) {
             at += 8;
             continue;
         }
         if (frame.synced_upto > f->durable) f->durable = frame.synced_upto;
+        link = frame.own_hash;
         bytes += lk_frame_bytes(frame.length);
         at += (uint32_t)lk_frame_bytes(frame.length);
     }
     return bytes;
 }
 
-/* In the same boot the kernel still has what the last process stored: where it stopped is exact. */
-static lk_status mark_read(log_file *f, bool *out_exact, lk_error *err)
-{
-    const lk_segment *s = f->segment;
-    *out_exact = false;
-    if (!f->same_boot || !f->header.marked) return LK_OK;
-    uint64_t place = lk_align_up(s->capacity, LK_PAGE_BYTES);
-    if (place + 8 > s->memory_bytes) return LK_OK;
-    uint64_t end = lk_load64(s->base + place) - s->nonce;
-    if (end < LK_SEGMENT_HEADER_BYTES || end > s->capacity) {
-        return lk_fail_corrupt(err, lk_file_path(s->file), place, s->position, end,
-                               "%s: the mark of the last write is damaged", lk_file_path(s->file));
-    }
-    if (end > f->durable) f->durable = (uint32_t)end;
-    *out_exact = true;
-    return LK_OK;
-}
-
 static lk_status damaged(const log_file *f, const char *why, lk_error *err)
 {
     const char *path = lk_file_path(f->segment->file);
     return lk_fail_corrupt(err, path, f->segment->position, f->durable, f->segment->position,
-                           "%s: the log breaks off at byte %u, %s", path, f->segment->position, why);
+                           "%s: the log breaks off at byte %u, %s", path, f->segment->position,
+                           why);
 }
 
 /* ---- the verdict ---- */
 
-/* Of file i, whose chain ended before it continues in file i + 1 (if there is one). Says whether
- * the later files are to be dropped. */
-static lk_status verdict(recovery *r, size_t i, lk_frame_state end, uint64_t *lost, lk_error *err)
+/* Of file i, whose chain ended before it continues in file i + 1 (if there is one): what is behind
+ * may be dropped, or it is damage. */
+static lk_status verdict(recovery *r, size_t i, lk_error *err)
 {
     log_file *f = &r->files[i];
-    bool exact, last = i + 1 == r->count;
-    lk_status st = mark_read(f, &exact, err);
-    if (st != LK_OK) return st;
-    bool skip_scan = exact && last && end == LK_FRAME_NONE && f->segment->position >= f->durable;
-    uint64_t behind_bytes = skip_scan ? 0 : behind(f);
+    bool last = i + 1 == r->count, same_boot = f->same_boot;
+    /* A mark that is exact has nothing behind it. Beside a living owner a hole may be two moments of
+     * one reading; then the store reads anew, and what is damage says the same again. */
+    uint64_t bytes = last && f->exact ? 0 : behind(f);
     for (size_t j = i + 1; j < r->count; j++) {
-        log_file *later = &r->files[j];
-        uint64_t bytes = behind(later);
-        behind_bytes += bytes;
-        /* Segments are synced oldest first: something durable there means all of this one was. */
-        if (later->durable > 0) f->durable = UINT32_MAX;
+        bytes += behind(&r->files[j]);
+        /* Segments are synced oldest first: something safe there means all of this one was. */
+        if (r->files[j].durable > 0) f->durable = UINT32_MAX;
+        same_boot = same_boot || r->files[j].same_boot;
     }
     if (f->segment->position < f->durable) {
         return damaged(f, "before a place that is known to have been written", err);
     }
-    bool more = behind_bytes > 0 || !last;
-    if (more && f->same_boot) {
+    if ((bytes > 0 || !last) && same_boot) {
         return damaged(f, "with valid frames behind it, and the machine was not restarted", err);
     }
-    *lost += behind_bytes;
+    r->lost_bytes += bytes;
     return LK_OK;
 }
 
@@ -302,55 +344,109 @@ static bool continues(const log_file *f, const log_file *next)
 }
 
 /* The first file must go on where the tables end: else one before it is missing. */
-static lk_status first_check(recovery *r, uint64_t expected_seq, uint64_t *lost, bool *out_drop,
-                             lk_error *err)
+static lk_status first_check(recovery *r, uint64_t expected_seq, bool *out_drop, lk_error *err)
 {
-    log_file *f = &r->files[0];
-    *out_drop = f->header.base_seq != expected_seq;
+    const log_file *first = &r->files[0];
+    *out_drop = first->header.base_seq != expected_seq;
     if (!*out_drop) return LK_OK;
     for (size_t j = 0; j < r->count; j++) {
-        *lost += behind(&r->files[j]);
+        r->lost_bytes += behind(&r->files[j]);
         if (r->files[j].durable > 0 || r->files[j].same_boot) {
-            const char *path = lk_file_path(f->segment->file);
-            return lk_fail_corrupt(err, path, 32, expected_seq, f->header.base_seq,
+            const char *path = lk_file_path(first->segment->file);
+            return lk_fail_corrupt(err, path, 24, expected_seq, first->header.base_seq,
                                    "%s: begins at sequence %" PRIu64 " where %" PRIu64
                                    " comes next: the log before it is missing",
-                                   path, f->header.base_seq, expected_seq);
+                                   path, first->header.base_seq, expected_seq);
         }
     }
     return LK_OK;
 }
 
-static lk_status drop_from(recovery *r, size_t i, lk_error *err)
+/* The manifest may know of a place in the log that was durable. */
+static lk_status manifest_check(recovery *r, const lk_manifest *manifest, lk_error *err)
 {
-    lk_status st = LK_OK;
-    for (size_t j = i; j < r->count; j++) {
-        LK_TRY(remove_file(r, r->files[j].segment->generation, err));
-        lk_segment_unref(r->files[j].segment);
-        r->files[j].segment = NULL;
+    uint64_t generation, end;
+    bool found = false;
+    lk_manifest_durable(manifest, &generation, &end);
+    for (size_t i = 0; i < r->count; i++) {
+        log_file *f = &r->files[i];
+        if (f->segment->generation > generation) continue;
+        bool is_it = f->segment->generation == generation;
+        uint64_t least = is_it ? end : 1; /* of an older one only: it was there */
+        if (least > f->durable) f->durable = least > UINT32_MAX ? UINT32_MAX : (uint32_t)least;
+        found = found || is_it;
     }
-    if (i < r->count && !r->read_only) LK_TRY(lk_env_sync_dir(r->env, r->dir, err));
-    r->count = i;
-done:
-    return st;
+    if (generation > lk_manifest_log_retired(manifest) && !found) {
+        char path[LK_PATH_MAX];
+        lk_segment_path(r->dir, generation, path, sizeof path);
+        return lk_fail_corrupt(err, path, 0, end, 0,
+                               "%s: is missing, and was durable to byte %" PRIu64, path, end);
+    }
+    return LK_OK;
 }
 
-static lk_status judge(recovery *r, uint64_t expected_seq, uint64_t *lost, lk_error *err)
+static void drop_from(recovery *r, size_t i)
+{
+    for (size_t j = i; j < r->count; j++) {
+        lk_segment_unref(r->files[j].segment);
+        r->files[j].segment = NULL;
+        r->dropped = true;
+    }
+    r->count = i;
+}
+
+static lk_status judge(recovery *r, uint64_t expected_seq, lk_error *err)
 {
     lk_status st = LK_OK;
     bool drop;
     if (r->count == 0) return LK_OK;
-    LK_TRY(first_check(r, expected_seq, lost, &drop, err));
-    if (drop) return drop_from(r, 0, err);
+    LK_TRY(first_check(r, expected_seq, &drop, err));
+    if (drop) drop_from(r, 0);
     for (size_t i = 0; i < r->count; i++) {
-        lk_frame_state end;
-        LK_TRY(chain_walk(&r->files[i], &end, err));
+        LK_TRY(chain_walk(&r->files[i], err));
         if (i + 1 < r->count && continues(&r->files[i], &r->files[i + 1])) continue;
-        LK_TRY(verdict(r, i, end, lost, err));
-        LK_TRY(drop_from(r, i + 1, err));
+        LK_TRY(verdict(r, i, err));
+        drop_from(r, i + 1);
     }
 done:
     return st;
+}
+
+/* Files that were prepared and not used, and those that the verdict dropped. The latter must not
+ * come back: the next segment continues where the log was cut. */
+static lk_status remove_rest(const recovery *r, lk_error *err)
+{
+    lk_status st = LK_OK;
+    size_t kept = 0;
+    for (size_t i = 0; i < r->generation_count; i++) {
+        if (kept < r->count && r->files[kept].segment->generation == r->generations[i]) {
+            kept++;
+        } else {
+            LK_TRY(remove_file(r, r->generations[i], err));
+        }
+    }
+    if (r->dropped && !r->read_only) LK_TRY(lk_env_sync_dir(r->env, r->dir, err));
+done:
+    return st;
+}
+
+static lk_status hand_over(recovery *r, lk_recovery *out, lk_error *err)
+{
+    out->segments = calloc(r->count + 1, sizeof *out->segments);
+    if (out->segments == NULL) return lk_fail_nomem(err, r->count * sizeof *out->segments);
+    for (size_t i = 0; i < r->count; i++) {
+        lk_segment *s = r->files[i].segment;
+        out->records += s->count;
+        out->bytes += s->position;
+        out->last_seq = s->base_seq + s->count - 1;
+        out->end = s->position;
+        out->link = s->link;
+        if (s->count == 0) continue;
+        out->segments[out->count++] = s;
+        r->files[i].segment = NULL;
+    }
+    out->lost_bytes = r->lost_bytes;
+    return LK_OK;
 }
 
 lk_status lk_recover(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
@@ -360,26 +456,13 @@ lk_status lk_recover(lk_env *env, const char *dir, lk_manifest *manifest, bool m
     recovery r = {.env = env, .dir = dir, .may_map = may_map, .read_only = read_only};
     memset(out, 0, sizeof *out);
     out->last_seq = lk_manifest_last_seq(manifest);
-    lk_env_boot_id(env, r.boot_id);
+    r.boot = lk_boot_number(env);
     LK_TRY(list_files(&r, lk_manifest_log_retired(manifest), &out->max_generation, err));
     for (size_t i = 0; i < r.generation_count; i++) LK_TRY(file_open(&r, r.generations[i], err));
-    LK_TRY(judge(&r, out->last_seq + 1, &out->lost_bytes, err));
-    out->segments = calloc(r.count + 1, sizeof *out->segments);
-    if (out->segments == NULL) {
-        st = lk_fail_nomem(err, r.count * sizeof *out->segments);
-        goto done;
-    }
-    for (size_t i = 0; i < r.count; i++) {
-        lk_segment *s = r.files[i].segment;
-        out->records += s->count;
-        out->bytes += s->position;
-        out->last_seq = s->base_seq + s->count - 1;
-        out->end = s->position;
-        out->link = s->link;
-        if (s->count == 0) continue;
-        out->segments[out->count++] = s;
-        r.files[i].segment = NULL;
-    }
+    LK_TRY(manifest_check(&r, manifest, err));
+    LK_TRY(judge(&r, out->last_seq + 1, err));
+    LK_TRY(remove_rest(&r, err));
+    LK_TRY(hand_over(&r, out, err));
 done:
     for (size_t i = 0; i < r.count; i++) lk_segment_unref(r.files[i].segment);
     free(r.files);

@@ -1,4 +1,4 @@
-/* recover.h: the log read back at open: what is a tail, what is damage (DESIGN.md, rule 2).
+/* recover.h: the log read back at open: what is a tail, what is damage (docs/DURABILITY.md).
  *
  * E is the end of the longest linked chain of whole frames, D the furthest place that is known to
  * have been safe: durable (a frame's synced_upto, the next segment's first durable frame, the
@@ -17,11 +17,11 @@
 #include "segment.h"
 
 typedef struct lk_recovery {
-    lk_segment **segments;  /* oldest first, published, read-only; with a reference each */
+    lk_segment **segments; /* oldest first, published, read-only; with a reference each */
     size_t count;
-    uint64_t last_seq;      /* of the last record; the manifest's when there is none */
+    uint64_t last_seq;       /* of the last record; the manifest's when there is none */
     uint64_t max_generation; /* of any log file seen */
-    uint32_t end, link;     /* of the last segment: what the next one continues */
+    uint32_t end, link;      /* of the last segment: what the next one continues */
     uint64_t records, bytes, lost_bytes;
 } lk_recovery;
 

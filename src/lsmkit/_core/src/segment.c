@@ -52,20 +52,19 @@ static lk_segment *segment_alloc(lk_env *env, lk_error *err)
     return s;
 }
 
-/* Real blocks for the whole file: a hole that cannot be filled is a SIGBUS. With `fill`, zeros in
- * them and on the disk, so that no later fdatasync has to convert extents: 105 against 142 µs. */
-static lk_status file_reserve(lk_segment *s, size_t bytes, bool fill, lk_error *err)
+#define FILL_BYTES (1u << 20)
+
+lk_status lk_segment_fill(lk_segment *s, lk_error *err)
 {
-    lk_status st = lk_file_allocate(s->file, bytes, err);
-    if (st != LK_OK || !fill) return st;
-    size_t chunk = 1u << 20;
-    uint8_t *zeros = calloc(1, chunk);
-    if (zeros == NULL) return lk_fail_nomem(err, chunk);
-    for (size_t at = 0; at < bytes; at += chunk) {
-        size_t n = bytes - at < chunk ? bytes - at : chunk;
-        LK_TRY(lk_file_write(s->file, at, zeros, n, err));
-    }
+    lk_status st = LK_OK;
+    uint32_t from = atomic_load_explicit(&s->filled, memory_order_relaxed);
+    uint32_t n = s->capacity - from < FILL_BYTES ? s->capacity - from : FILL_BYTES;
+    if (n == 0) return LK_OK;
+    uint8_t *zeros = calloc(1, n);
+    if (zeros == NULL) return lk_fail_nomem(err, n);
+    LK_TRY(lk_file_write(s->file, from, zeros, n, err));
     LK_TRY(lk_file_datasync(s->file, err));
+    atomic_store_explicit(&s->filled, from + n, memory_order_release);
 done:
     free(zeros);
     return st;
@@ -79,9 +78,10 @@ static lk_status segment_create(const lk_segment_plan *plan, const char *path, l
     lk_segment *s = segment_alloc(plan->env, err);
     *out = NULL;
     if (s == NULL) return LK_NOMEM;
-    LK_TRY(lk_env_open(plan->env, path, LK_OPEN_WRITE | LK_OPEN_CREATE | LK_OPEN_TRUNCATE,
-                       &s->file, err));
-    LK_TRY(file_reserve(s, bytes, plan->fill, err));
+    LK_TRY(lk_env_open(plan->env, path, LK_OPEN_WRITE | LK_OPEN_CREATE | LK_OPEN_TRUNCATE, &s->file,
+                       err));
+    /* Real blocks for the whole file: a hole that cannot be filled is a SIGBUS. */
+    LK_TRY(lk_file_allocate(s->file, bytes, err));
     if (plan->mapped) {
         LK_TRY(lk_file_map(s->file, bytes, true, &s->base, err));
     } else {
@@ -89,6 +89,9 @@ static lk_status segment_create(const lk_segment_plan *plan, const char *path, l
     }
     s->memory_bytes = bytes;
     s->mapped = plan->mapped;
+    s->capacity = plan->capacity;
+    atomic_init(&s->filled, plan->fill ? 0 : plan->capacity);
+    LK_TRY(lk_segment_fill(s, err));
     LK_TRY(lk_index_init(&s->index, plan->env, plan->expected,
                          plan->capacity / LK_RECORD_HEADER_BYTES, err));
     *out = s;
@@ -96,6 +99,16 @@ static lk_status segment_create(const lk_segment_plan *plan, const char *path, l
 done:
     segment_release(s);
     return st;
+}
+
+/* What errors call the file from now on. */
+static lk_status file_named(lk_file *file, const char *path, lk_error *err)
+{
+    char *copy = strdup(path);
+    if (copy == NULL) return lk_fail_nomem(err, strlen(path));
+    free(file->path);
+    file->path = copy;
+    return LK_OK;
 }
 
 /* The same file under its new name, its first bytes cleared so that nobody takes the old header for
@@ -111,6 +124,7 @@ static lk_status segment_recycle(const lk_segment_plan *plan, const char *path, 
     char from[LK_PATH_MAX];
     lk_segment_path(plan->dir, s->generation, from, sizeof from);
     LK_TRY(lk_env_rename(plan->env, from, path, err));
+    LK_TRY(file_named(s->file, path, err));
     LK_TRY(lk_index_clear(&s->index, plan->expected, err));
     lk_order_unref(s->order);
     s->order = NULL;
@@ -141,6 +155,8 @@ lk_status lk_segment_prepare(const lk_segment_plan *plan, lk_segment *recycle, l
     *out = s;
     s = NULL;
 done:
+    /* What a full disk left half made would keep it full; a file that stays is removed at open. */
+    if (st != LK_OK) (void)lk_env_unlink(plan->env, path, NULL);
     segment_release(s);
     return st;
 }
@@ -159,11 +175,27 @@ lk_status lk_segment_adopt(lk_env *env, const char *path, lk_segment **out, lk_e
     return st;
 }
 
+static uint8_t *mark_place(const lk_segment *s)
+{
+    return s->base + s->memory_bytes - LK_PAGE_BYTES;
+}
+
 static void mark(lk_segment *s)
 {
     if (!s->mapped) return;
-    uint8_t *at = s->base + s->memory_bytes - LK_PAGE_BYTES;
-    lk_store64(at, s->nonce + s->tail);
+    /* Not before the frame: of a process killed in between, the mark would tell of a loss. */
+    atomic_signal_fence(memory_order_seq_cst);
+    lk_store64(mark_place(s), s->nonce + s->tail);
+    s->marked = true;
+}
+
+/* A frame comes by pwrite, and the mark will not know of it. */
+static void mark_clear(lk_segment *s)
+{
+    if (!s->marked) return;
+    lk_store64(mark_place(s), s->nonce + LK_MARK_NONE);
+    atomic_signal_fence(memory_order_seq_cst);
+    s->marked = false;
 }
 
 lk_status lk_segment_activate(lk_segment *s, uint64_t base_seq, uint32_t previous_end,
@@ -178,12 +210,11 @@ lk_status lk_segment_activate(lk_segment *s, uint64_t base_seq, uint32_t previou
         .previous_end = previous_end,
         .previous_link = previous_link,
         .marked = s->mapped,
+        .boot = lk_boot_number(s->env),
     };
-    lk_env_boot_id(s->env, h.boot_id);
-    lk_segment_header_write(&h, bytes);
+    s->link = lk_segment_header_write(&h, bytes);
     s->base_seq = base_seq;
     s->position = s->tail = LK_SEGMENT_HEADER_BYTES;
-    s->link = (uint32_t)lk_load64(bytes + 120);
     mark(s); /* before the header: a header that is there has a mark that is right */
     /* By pwrite in both backings: the mapping shows it, and it may be synced soon. */
     lk_status st = lk_file_write(s->file, 0, bytes, sizeof bytes, err);
@@ -197,10 +228,7 @@ size_t lk_segment_memory(const lk_segment *s)
            (size_t)s->count * sizeof(lk_entry);
 }
 
-void lk_segment_ref(lk_segment *s)
-{
-    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
-}
+void lk_segment_ref(lk_segment *s) { atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed); }
 
 void lk_segment_unref(lk_segment *s)
 {
@@ -310,6 +338,25 @@ static uint32_t header_write(const lk_segment *s, uint8_t *out, uint32_t length,
     return hash;
 }
 
+/* The page that holds the header goes last: a process that is killed between two pages of a pwrite
+ * then leaves no valid header over a broken body either. What a failed write may have left is
+ * blotted out, as well as can be; the store writes nothing more after it. */
+static lk_status frame_write(lk_segment *s, const uint8_t *frame, uint32_t bytes, lk_error *err)
+{
+    static const uint8_t BLANK[LK_FRAME_HEADER_BYTES];
+    lk_status st = LK_OK;
+    uint32_t first = LK_PAGE_BYTES - s->position % LK_PAGE_BYTES;
+    if (first < LK_FRAME_HEADER_BYTES) first += LK_PAGE_BYTES;
+    if (first < bytes) {
+        st = lk_file_write(s->file, s->position + first, frame + first, bytes - first, err);
+        if (st != LK_OK) return st;
+        bytes = first;
+    }
+    st = lk_file_write(s->file, s->position, frame, bytes, err);
+    if (st != LK_OK) (void)lk_file_write(s->file, s->position, BLANK, sizeof BLANK, NULL);
+    return st;
+}
+
 static void publish(lk_segment *s, uint32_t frame_bytes, uint32_t records, uint32_t link)
 {
     s->position += frame_bytes;
@@ -334,7 +381,8 @@ lk_status lk_segment_commit(lk_segment *s, uint64_t body_bytes, uint32_t records
     atomic_signal_fence(memory_order_seq_cst);
     uint32_t hash = header_write(s, frame, length, lk_frame_body_hash(sum));
     if (by_pwrite) {
-        lk_status st = lk_file_write(s->file, s->position, frame, bytes, err);
+        mark_clear(s);
+        lk_status st = frame_write(s, frame, bytes, err);
         if (st != LK_OK) return st;
         (void)body_walk(s, s->base + body_at, body_at, records, true);
     }
@@ -359,7 +407,8 @@ lk_status lk_segment_put(lk_segment *s, uint32_t tree, lk_kind kind, const uint8
     uint64_t head = lk_record_head(tree, kind, key_len, value_len);
     uint64_t sum = lk_record_hash_parts(head, hash, value, value_len, s->nonce, location);
     lk_store64(frame + bytes - 8, 0); /* the padding; the record is written over the rest */
-    (void)lk_record_write(frame + LK_FRAME_HEADER_BYTES, tree, kind, key, key_len, value, value_len);
+    (void)lk_record_write(frame + LK_FRAME_HEADER_BYTES, tree, kind, key, key_len, value,
+                          value_len);
     atomic_signal_fence(memory_order_seq_cst);
     uint32_t link = header_write(s, frame, (uint32_t)length, lk_frame_body_hash(sum));
     link_later(s, lk_index_tag(hash), s->count, location);
@@ -385,6 +434,9 @@ bool lk_segment_find(const lk_segment *s, uint32_t tree, const uint8_t *key, siz
     for (uint32_t o = visible; o > linked; o--) {
         const _Atomic(uint32_t) *at = &s->pending[(o - 1) % LK_PENDING_MAX];
         if (atomic_load_explicit(at, memory_order_acquire) != tag) continue;
+        /* A record that was linked since may have lost its place to a younger one with this tag,
+         * and so may those behind it: the index knows them all. */
+        if (atomic_load_explicit(&s->indexed, memory_order_acquire) >= o) break;
         if (is_record_of(s, o - 1, tree, key, key_len, out)) {
             *out_ordinal = o - 1;
             return true;

@@ -473,6 +473,16 @@ static void page_clean(lk_sim_inode *inode, size_t i, bool is_written)
     if (is_written) image_put(&inode->durable, i, page_ref(page));
 }
 
+/* A page behind the durable end takes the end with it: also where an earlier sync failed and the
+ * length was called clean with the pages, whoever writes the last page again has the length too. */
+static void page_write(lk_sim_inode *inode, size_t i)
+{
+    page_clean(inode, i, true);
+    uint64_t end = (uint64_t)(i + 1) * LK_SIM_PAGE_BYTES;
+    if (end > inode->now.bytes) end = inode->now.bytes;
+    if (end > inode->durable.bytes) inode->durable.bytes = end;
+}
+
 int lk_sim_file_sync(lk_sim_disk *disk, lk_sim_inode *inode)
 {
     size_t count = 0;
@@ -480,7 +490,7 @@ int lk_sim_file_sync(lk_sim_disk *disk, lk_sim_inode *inode)
     if (why == 0) why = images_align(inode, &count);
     if (why != 0) return why;
     for (size_t i = 0; i < count; i++) {
-        if (is_dirty(inode, i)) page_clean(inode, i, true);
+        if (is_dirty(inode, i)) page_write(inode, i);
     }
     if (inode->now.bytes != inode->clean.bytes) {
         inode->clean.bytes = inode->durable.bytes = inode->now.bytes;
@@ -512,11 +522,7 @@ void lk_sim_file_writeback(lk_sim_disk *disk, lk_sim_inode *inode, unsigned per_
     must(images_align(inode, &count));
     for (size_t i = 0; i < count; i++) {
         if (!is_dirty(inode, i) || lk_sim_below(rng, 1000) >= per_mille) continue;
-        page_clean(inode, i, true);
-        /* A page behind the durable end takes the end with it. */
-        uint64_t end = (uint64_t)(i + 1) * LK_SIM_PAGE_BYTES;
-        if (end > inode->now.bytes) end = inode->now.bytes;
-        if (end > inode->durable.bytes) inode->durable.bytes = end;
+        page_write(inode, i);
     }
 }
 

@@ -6,6 +6,7 @@
  */
 #include "store.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -181,7 +182,7 @@ static lk_status directory_prepare(lk_store *s, bool *out_exists, lk_error *err)
     *out_exists = false;
     LK_TRY(lk_env_exists(s->env, s->dir, &dir_exists, &is_dir, err));
     if (dir_exists && !is_dir) {
-        return lk_fail(err, LK_INVALID, 0, s->dir, 0, 0, 0, "%s: is not a directory", s->dir);
+        return lk_fail(err, LK_IO, ENOTDIR, s->dir, 0, 0, 0, "cannot open a store in %s", s->dir);
     }
     if (dir_exists) LK_TRY(lk_manifest_exists(s->env, s->dir, out_exists, err));
     if (!*out_exists && (!o->create_if_missing || o->read_only)) {
@@ -205,7 +206,10 @@ static lk_status owner_lock(lk_store *s, lk_error *err)
     for (;;) {
         lk_status st = lk_env_lock(s->env, path, &s->owner, err);
         if (st != LK_LOCKED) return st;
-        if (lk_env_now_ns(s->env) - started >= s->options.lock_timeout_ns) return st;
+        if (lk_env_now_ns(s->env) - started >= s->options.lock_timeout_ns) {
+            uint64_t pid = err != NULL ? err->found : 0, since = err != NULL ? err->offset : 0;
+            return lk_fail(err, LK_LOCKED, 0, s->dir, since, 0, pid, "the store is open already");
+        }
         /* Nothing signals an event that is the caller's own: this is a sleep of 10 ms. */
         (void)lk_event_wait_ns(&s->changed, lk_event_generation(&s->changed), 10000000);
     }
@@ -214,18 +218,38 @@ static lk_status owner_lock(lk_store *s, lk_error *err)
 static bool version_holds(const lk_version *v, uint64_t file)
 {
     for (uint32_t t = 0; t < v->tree_count; t++) {
-        const lk_tree_version *tree = v->trees[t];
-        if (tree == NULL) continue;
-        for (uint32_t i = 0; i < tree->range_count; i++) {
-            const lk_range *range = &tree->ranges[i];
-            for (uint32_t j = 0; j < range->run_count; j++) {
-                for (uint32_t k = 0; k < range->runs[j].count; k++) {
-                    if (lk_table_meta_of(range->runs[j].tables[k])->file == file) return true;
-                }
-            }
-        }
+        if (v->trees[t] != NULL && lk_tree_version_file(v->trees[t], file) != NULL) return true;
     }
     return false;
+}
+
+/* Where CURRENT is gone, what is there would be taken for leftovers and removed. */
+static lk_status empty_check(lk_store *s, lk_error *err)
+{
+    lk_names names = {0};
+    lk_status st = lk_env_list(s->env, s->dir, &names, err);
+    for (size_t i = 0; st == LK_OK && i < names.count; i++) {
+        const char *name = names.names[i], *end = name + strspn(name, "0123456789");
+        if (end == name || (strcmp(end, ".sst") != 0 && strcmp(end, ".log") != 0)) continue;
+        st = lk_fail_corrupt(err, s->dir, 0, 0, 0,
+                             "%s: holds %s, but no CURRENT, which says what is in the store",
+                             s->dir, name);
+    }
+    lk_names_free(&names);
+    return st;
+}
+
+/* Beside a living owner: what is open can be read also after the owner has deleted it. */
+static lk_status tables_hold(const lk_version *v, lk_error *err)
+{
+    for (uint32_t t = 0; t < v->tree_count; t++) {
+        const lk_tree_version *tree = v->trees[t];
+        for (uint32_t i = 0; tree != NULL && i < tree->file_count; i++) {
+            lk_status st = lk_table_load(tree->files[i].table, err);
+            if (st != LK_OK) return st;
+        }
+    }
+    return LK_OK;
 }
 
 /* Tables that no edit names were being written when the process died. */
@@ -235,15 +259,15 @@ static lk_status orphans_remove(lk_store *s, const lk_version *version, lk_error
     lk_names names = {0};
     LK_TRY(lk_env_list(s->env, s->dir, &names, err));
     for (size_t i = 0; i < names.count; i++) {
-        char *end;
         const char *name = names.names[i];
         if (*name < '0' || *name > '9') continue;
-        uint64_t file = strtoull(name, &end, 10);
-        if (strcmp(end, ".sst") != 0) continue;
-        lk_manifest_saw_file(s->manifest, file);
-        if (version_holds(version, file)) continue;
+        uint64_t file = strtoull(name, NULL, 10);
         char path[LK_PATH_MAX];
         lk_table_path(s->dir, file, path, sizeof path);
+        /* A name that the number does not give back is not one of ours, and is left. */
+        if (strcmp(strrchr(path, '/') + 1, name) != 0) continue;
+        lk_manifest_saw_file(s->manifest, file);
+        if (version_holds(version, file)) continue;
         LK_TRY(lk_env_unlink(s->env, path, err));
     }
 done:
@@ -337,12 +361,53 @@ static lk_status options_check(const lk_store_options *o, const char *dir, lk_er
     return LK_OK;
 }
 
+/* The name of a new store is on the disk before anything in it is called durable. */
+static lk_status parent_sync(lk_store *s, lk_error *err)
+{
+    char parent[LK_PATH_MAX];
+    size_t n = strlen(s->dir);
+    while (n > 1 && s->dir[n - 1] == '/') n--;
+    while (n > 0 && s->dir[n - 1] != '/') n--;
+    while (n > 1 && s->dir[n - 1] == '/') n--;
+    (void)snprintf(parent, sizeof parent, "%.*s", n > 0 ? (int)n : 1, n > 0 ? s->dir : ".");
+    return lk_env_sync_dir(s->env, parent, err);
+}
+
+static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_version *version = NULL;
+    lk_manifest_options mo = {.read_only = s->options.read_only};
+    if (exists) {
+        LK_TRY(lk_manifest_open(s->env, s->dir, &mo, s->cache, &s->manifest, err));
+    } else {
+        LK_TRY(empty_check(s, err));
+        LK_TRY(parent_sync(s, err));
+        LK_TRY(lk_manifest_create(s->env, s->dir, &mo, s->cache, &s->manifest, err));
+    }
+    version = lk_manifest_version(s->manifest);
+    if (s->options.read_only) {
+        LK_TRY(tables_hold(version, err));
+    } else {
+        LK_TRY(orphans_remove(s, version, err));
+    }
+    LK_TRY(log_recover(s, version, err));
+done:
+    lk_version_unref(version);
+    return st;
+}
+
+/* Beside a living owner, log files are recycled and removed between the reading of the manifest and
+ * theirs; what looks like damage then is gone when both are read anew. */
+static bool may_be_moving(const lk_store *s, lk_status st)
+{
+    return s->options.read_only && (st == LK_CORRUPT || st == LK_NOT_FOUND);
+}
+
 static lk_status store_load(lk_store *s, lk_error *err)
 {
     lk_status st = LK_OK;
     bool exists;
-    lk_version *version = NULL;
-    lk_manifest_options mo = {.read_only = s->options.read_only};
     LK_TRY(directory_prepare(s, &exists, err));
     if (!s->options.read_only) {
         LK_TRY(owner_lock(s, err));
@@ -354,16 +419,13 @@ static lk_status store_load(lk_store *s, lk_error *err)
                 (s->options.log_io == LK_LOG_AUTO && may_map);
     LK_TRY(lk_cache_new(s->options.cache_bytes, &s->guard, &s->cache, err));
     lk_limiter_init(&s->limiter, s->env, s->options.rate_limit);
-    if (exists) {
-        LK_TRY(lk_manifest_open(s->env, s->dir, &mo, s->cache, &s->manifest, err));
-    } else {
-        LK_TRY(lk_manifest_create(s->env, s->dir, &mo, s->cache, &s->manifest, err));
+    st = contents_load(s, exists, err);
+    for (int again = 0; again < 4 && may_be_moving(s, st); again++) {
+        lk_manifest_close(s->manifest);
+        s->manifest = NULL;
+        st = contents_load(s, exists, err);
     }
-    version = lk_manifest_version(s->manifest);
-    if (!s->options.read_only) LK_TRY(orphans_remove(s, version, err));
-    LK_TRY(log_recover(s, version, err));
 done:
-    lk_version_unref(version);
     return st;
 }
 
@@ -405,8 +467,8 @@ static lk_status close_flush(lk_store *s, lk_error *err)
     lk_status st = LK_OK;
     lk_edit edit;
     if (s->options.read_only) return LK_OK;
-    if (atomic_load(&s->failed) != 0) return LK_OK; /* every write since has said so */
     lk_edit_init(&edit);
+    LK_TRY(lk_store_failure(s, err)); /* what was written may be lost: who closes hears it too */
     LK_TRY(lk_store_flush(s, err));
     edit.clean = true;
     lk_lock_acquire(&s->edit_lock);
@@ -417,13 +479,27 @@ done:
     return st;
 }
 
+/* Another thread is closing it, and whoever comes back from a close may open the store again. */
+static void wait_until_closed(lk_store *s)
+{
+    for (;;) {
+        uint64_t seen = lk_event_generation(&s->changed);
+        if (atomic_load(&s->state) != LK_STATE_CLOSING) return;
+        (void)lk_event_wait_ns(&s->changed, seen, LK_EVENT_FOREVER);
+    }
+}
+
 lk_status lk_store_close(lk_store *s, lk_error *err)
 {
     uint32_t open = LK_STATE_OPEN;
-    if (!atomic_compare_exchange_strong(&s->state, &open, LK_STATE_CLOSING)) return LK_OK;
+    if (!atomic_compare_exchange_strong(&s->state, &open, LK_STATE_CLOSING)) {
+        wait_until_closed(s);
+        return LK_OK;
+    }
     lk_lock_acquire(&s->write_lock);
     s->limit = 0;
     lk_lock_release(&s->write_lock);
+    atomic_store(&s->cancel, true); /* or the flush below would wait for a long compaction */
     lk_event_broadcast(&s->decide);
     lk_guard_sync(&s->guard);
     while (atomic_load_explicit(&s->inside, memory_order_seq_cst) != 0) {

@@ -96,6 +96,7 @@ typedef struct lk_store {
     uint64_t newest_generation; /* of the segment activated last */
     uint32_t previous_end, previous_link; /* of the last frozen segment, while none is active */
     bool periodic;              /* something was written that waits for the periodic sync */
+    uint64_t fill_to;           /* where a writer waits for the active segment to be filled */
     uint64_t pace_ns;           /* when the next piece may be written, under a rate */
     lk_error spare_error;       /* why no spare can be had */
 
@@ -240,6 +241,8 @@ void lk_store_freeze(lk_store *s, uint64_t *out_generation);
 void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop);
 /* Keeps the first failure of the log, and readers' memory out of the kernel's hands. */
 void lk_store_fail(lk_store *s, const lk_error *err);
+/* That failure again; LK_OK when there was none. */
+lk_status lk_store_failure(lk_store *s, lk_error *err);
 
 /* ---- background (background.c) ---- */
 

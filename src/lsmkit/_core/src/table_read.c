@@ -144,6 +144,10 @@ bool lk_table_is_loaded(const lk_table *t)
 static lk_status load_locked(lk_table *t, lk_error *err)
 {
     lk_status st = lk_table_parts_open(t->env, t->path, &t->meta, &t->parts, err);
+    if (st == LK_NOT_FOUND) {
+        return lk_fail_corrupt(err, t->path, 0, t->meta.bytes, 0,
+                               "%s: is missing, and the manifest names it", t->path);
+    }
     if (st != LK_OK) return st;
     size_t bytes = t->parts.block_count * sizeof *t->slots;
     t->slots = malloc(bytes);

@@ -79,13 +79,13 @@ const lk_tree_file *lk_tree_version_file(const lk_tree_version *t, uint64_t file
 
 /* ---- searches ---- */
 
-/* How many of n ascending heads are less than `head`; without branches that depend on them. */
+/* How many of n ascending heads are less than `head`. */
 static inline uint32_t heads_below(const uint64_t *heads, uint32_t n, uint64_t head)
 {
     const uint64_t *base = heads;
     while (n > 1) {
         uint32_t half = n / 2;
-        base += base[half - 1] < head ? half : 0;
+        base += half & (0u - (uint32_t)(base[half - 1] < head)); /* no branch: it is a coin toss */
         n -= half;
     }
     return (uint32_t)(base - heads) + (n == 1 && *base < head);

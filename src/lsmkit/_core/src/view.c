@@ -92,6 +92,99 @@ lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_
     return tables_get(t, key, key_len, hash, seq, out);
 }
 
+/* ---- many keys ---- */
+
+/* Keys that no segment knows, on their way through the runs of their ranges. */
+typedef struct seekers {
+    uint32_t count;
+    uint32_t which[LK_VIEW_KEYS_MAX]; /* index into the caller's arrays */
+    const lk_range *ranges[LK_VIEW_KEYS_MAX];
+    lk_table *tables[LK_VIEW_KEYS_MAX]; /* of the run that is asked now; NULL: none */
+} seekers;
+
+/* One table asked for all seekers that stand before it. */
+static void table_ask(lk_table *table, const seekers *k, const lk_bytes *keys,
+                      const uint64_t *hashes, uint64_t seq, lk_lookup *found, lk_answer *out)
+{
+    lk_bytes asked[LK_VIEW_KEYS_MAX];
+    uint64_t asked_hashes[LK_VIEW_KEYS_MAX];
+    lk_find results[LK_VIEW_KEYS_MAX];
+    lk_hit hits[LK_VIEW_KEYS_MAX];
+    uint32_t n = 0;
+    for (uint32_t j = 0; j < k->count; j++) {
+        if (k->tables[j] != table) continue;
+        asked[n] = keys[k->which[j]];
+        asked_hashes[n] = hashes[k->which[j]];
+        results[n++] = LK_FIND_ABSENT;
+    }
+    lk_table_find_many(table, n, asked, asked_hashes, seq, results, hits);
+    n = 0;
+    for (uint32_t j = 0; j < k->count; j++) {
+        if (k->tables[j] != table) continue;
+        uint32_t i = k->which[j];
+        if (results[n] == LK_FIND_ROW) {
+            lk_hit *hit = &hits[n];
+            found[i] = answer_of(hit->kind, hit->value.data, hit->value.len, hit->seq, &out[i]);
+        } else if (results[n] == LK_FIND_MISS) {
+            found[i] = LK_LOOKUP_BLOCKED;
+        }
+        n++;
+    }
+}
+
+/* Asks the `level`-th run of every seeker's range; false when none of them has so many. */
+static bool runs_ask(seekers *k, uint32_t level, const lk_bytes *keys, const uint64_t *hashes,
+                     uint64_t seq, lk_lookup *found, lk_answer *out)
+{
+    bool any = false;
+    for (uint32_t j = 0; j < k->count; j++) {
+        const lk_range *range = k->ranges[j];
+        lk_bytes key = keys[k->which[j]];
+        k->tables[j] = NULL;
+        if (level >= range->run_count) continue;
+        any = true;
+        k->tables[j] = lk_run_table(&range->runs[level], key.data, key.len);
+    }
+    for (uint32_t j = 0; j < k->count; j++) {
+        lk_table *table = k->tables[j];
+        bool asked = table == NULL;
+        for (uint32_t before = 0; before < j && !asked; before++) asked = k->tables[before] == table;
+        if (!asked) table_ask(table, k, keys, hashes, seq, found, out);
+    }
+    return any;
+}
+
+void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_bytes *keys,
+                      const uint64_t *hashes, uint64_t seq, lk_lookup *out_found, lk_answer *out)
+{
+    seekers k = {.count = 0};
+    const lk_tree_version *t = lk_version_tree(v->version, tree);
+    LK_ASSERT(n <= LK_VIEW_KEYS_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        out_found[i] = segments_get(v, tree, keys[i].data, keys[i].len, hashes[i], seq, &out[i]);
+        if (out_found[i] != LK_LOOKUP_BLOCKED) continue;
+        out_found[i] = LK_LOOKUP_ABSENT;
+        if (t == NULL) continue;
+        k.ranges[k.count] = &t->ranges[lk_tree_version_range(t, keys[i].data, keys[i].len)];
+        k.which[k.count++] = i;
+    }
+    for (uint32_t level = 0; k.count > 0; level++) {
+        for (uint32_t j = 0; j < k.count; j++) out[k.which[j]].seq = 0;
+        if (!runs_ask(&k, level, keys, hashes, seq, out_found, out)) break;
+        uint32_t kept = 0;
+        for (uint32_t j = 0; j < k.count; j++) {
+            uint32_t i = k.which[j];
+            /* A delete answers too: only who met no version at all goes on to older runs. */
+            if (out_found[i] != LK_LOOKUP_ABSENT || out[i].seq != 0) continue;
+            k.ranges[kept] = k.ranges[j];
+            k.which[kept++] = i;
+        }
+        k.count = kept;
+    }
+}
+
+/* ---- blocking ---- */
+
 /* The newest visible row of a key in one table, reading what is not in memory. */
 static lk_status table_fetch(lk_table *table, lk_guard *guard, const uint8_t *key, size_t key_len,
                              uint64_t hash, uint64_t seq, lk_block **out, uint32_t *out_row,

@@ -41,7 +41,12 @@ typedef struct lk_answer {
 lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
                       uint64_t hash, uint64_t seq, lk_answer *out);
 
-/* The same, reading tables and blocks that are not in memory. Outside guard sections; the caller
+/* The same for `n` keys (at most LK_VIEW_KEYS_MAX), whose waits for memory overlap. */
+#define LK_VIEW_KEYS_MAX 128u
+void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_bytes *keys,
+                      const uint64_t *hashes, uint64_t seq, lk_lookup *out_found, lk_answer *out);
+
+/* The same as lk_view_get, reading tables and blocks that are not in memory. Outside guard sections; the caller
  * pins the view. A value that stands in a block comes with a reference to the block. */
 lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const uint8_t *key,
                         size_t key_len, uint64_t hash, uint64_t seq, lk_lookup *out_found,

@@ -99,7 +99,7 @@ void lk_store_fail(lk_store *s, const lk_error *err)
     lk_event_broadcast(&s->changed);
 }
 
-static lk_status failure(lk_store *s, lk_error *err)
+lk_status lk_store_failure(lk_store *s, lk_error *err)
 {
     if (atomic_load_explicit(&s->failed, memory_order_acquire) == 0) return LK_OK;
     if (err != NULL) *err = s->failure;
@@ -176,7 +176,8 @@ static uint32_t next_stop(const lk_segment *a, uint64_t frame_bytes)
 {
     uint64_t stop = lk_align_up(a->position + 1, STRIDE);
     if (stop < a->position + frame_bytes) stop = a->position + frame_bytes;
-    return stop < a->capacity ? (uint32_t)stop : a->capacity;
+    uint32_t filled = atomic_load_explicit(&a->filled, memory_order_acquire);
+    return stop < filled ? (uint32_t)stop : filled;
 }
 
 /* `fresh` becomes the active segment, the one before is frozen. The write lock is held; `fresh` is
@@ -193,6 +194,7 @@ static lk_status rotate(lk_store *s, lk_segment *fresh, lk_error *err)
     s->active = fresh; /* the view holds it too; this is the writer's reference */
     fresh = NULL;
     s->newest_generation = s->active->generation;
+    s->fill_to = 0;
     bool paced = atomic_load_explicit(&s->write_rate, memory_order_relaxed) != 0;
     s->limit = paced ? s->active->position : next_stop(s->active, 0);
     if (old != NULL) {
@@ -227,11 +229,12 @@ static lk_status flush_failure(lk_store *s, lk_error *err)
 }
 
 /* One step towards room in the active segment: rotates, or says that there is something to wait
- * for. The write lock is held. */
-static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, lk_error *err)
+ * for: the background, or (out_soon) just the keeper, who is making a file. The write lock is held. */
+static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, bool *out_soon,
+                           lk_error *err)
 {
     lk_segment *fresh;
-    *out_wait = false;
+    *out_wait = *out_soon = false;
     if (atomic_load_explicit(&s->frozen, memory_order_relaxed) >= s->options.frozen_max ||
         atomic_load_explicit(&s->stopped, memory_order_relaxed) != 0) {
         *out_wait = true;
@@ -249,7 +252,7 @@ static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, lk
         return st;
     }
     lk_event_signal(&s->keeper_event);
-    *out_wait = true;
+    *out_wait = *out_soon = true;
     return LK_OK;
 }
 
@@ -271,7 +274,8 @@ static bool pace(lk_store *s, uint64_t frame_bytes, uint64_t *out_until)
     uint64_t piece = rate / (1000000000u / PACE_NS);
     if (piece < frame_bytes) piece = frame_bytes;
     uint64_t limit = a->position + piece;
-    s->limit = limit < a->capacity ? (uint32_t)limit : a->capacity;
+    uint32_t filled = atomic_load_explicit(&a->filled, memory_order_acquire);
+    s->limit = limit < filled ? (uint32_t)limit : filled;
     s->pace_ns = now + (uint64_t)((double)piece * 1e9 / (double)rate);
     return true;
 }
@@ -287,33 +291,41 @@ static void count_wait(lk_store *s, bool paced, uint64_t ns)
 static lk_status lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t timeout_ns,
                                 lk_error *err)
 {
+    /* A timeout bounds the wait for flush and compaction, not that for an empty file. */
+    const waiter patient = {.deadline_ns = UINT64_MAX};
     waiter w = {.started_ns = lk_env_now_ns(s->env)};
     w.deadline_ns = timeout_ns > UINT64_MAX - w.started_ns ? UINT64_MAX : w.started_ns + timeout_ns;
     for (;;) {
-        bool wait = false, paced = false;
+        bool wait = false, paced = false, soon = false;
         uint64_t until = UINT64_MAX, seen = lk_event_generation(&s->changed);
         lk_lock_acquire(&s->write_lock);
         lk_status st = LK_OK;
         if (atomic_load_explicit(&s->state, memory_order_relaxed) != LK_STATE_OPEN) {
             st = lk_store_closed_error(s, err);
         } else {
-            st = failure(s, err);
+            st = lk_store_failure(s, err);
         }
         if (st == LK_OK && fits(s, frame_bytes)) return LK_OK;
+        bool room = s->active != NULL && s->active->position + frame_bytes <= s->active->capacity;
         if (st == LK_OK) {
-            bool room = s->active != NULL && s->active->position + frame_bytes <= s->active->capacity;
             if (room) {
                 wait = paced = !pace(s, frame_bytes, &until);
             } else {
-                st = make_room(s, frame_bytes, &wait, err);
+                st = make_room(s, frame_bytes, &wait, &soon, err);
             }
         }
         if (st == LK_OK && !wait && fits(s, frame_bytes)) return LK_OK;
+        if (st == LK_OK && room && !wait) {
+            /* The keeper has not come so far with the blocks of the file. */
+            wait = true;
+            s->fill_to = s->active->position + frame_bytes;
+            lk_event_signal(&s->keeper_event);
+        }
         lk_lock_release(&s->write_lock);
         if (st != LK_OK) return st;
         if (!wait) continue;
         uint64_t from = lk_env_now_ns(s->env);
-        st = wait_for_change(s, seen, until, &w, err);
+        st = wait_for_change(s, seen, until, soon ? &patient : &w, err);
         if (st != LK_OK) return st;
         count_wait(s, paced, lk_env_now_ns(s->env) - from);
     }
@@ -406,11 +418,11 @@ static lk_status wait_for_recovered(lk_store *s, lk_error *err)
 {
     while (atomic_load_explicit(&s->recovered_left, memory_order_acquire) != 0) {
         uint64_t seen = lk_event_generation(&s->changed);
-        lk_status st = failure(s, err);
+        lk_status st = lk_store_failure(s, err);
         if (st != LK_OK) return st;
         if (atomic_load_explicit(&s->recovered_left, memory_order_acquire) == 0) break;
         pthread_mutex_lock(&s->queue_mutex);
-        if (s->background_error.code != LK_OK) {
+        if (s->background_error.code != LK_OK && s->flush_retry_ns != 0) {
             st = s->background_error.code;
             if (err != NULL) *err = s->background_error;
         }
@@ -468,7 +480,7 @@ static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_erro
     while (st == LK_OK && !is_durable(s, generation, end)) {
         if (s->syncing) {
             pthread_cond_wait(&s->sync_cond, &s->sync_mutex);
-            st = failure(s, err);
+            st = lk_store_failure(s, err);
             continue;
         }
         s->syncing = true;
@@ -476,7 +488,7 @@ static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_erro
         uint64_t synced_generation;
         uint32_t synced_end;
         lk_error failed = {0};
-        st = failure(s, &failed);
+        st = lk_store_failure(s, &failed);
         if (st == LK_OK) st = sync_all(s, &synced_generation, &synced_end, &failed);
         if (st != LK_OK) {
             lk_store_fail(s, &failed);
@@ -497,11 +509,12 @@ static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_erro
 lk_status lk_store_sync(lk_store *s, lk_error *err)
 {
     if (s->options.read_only) return LK_OK;
-    lk_status st = failure(s, err);
+    lk_status st = lk_store_failure(s, err);
     if (st != LK_OK) return st;
     lk_lock_acquire(&s->write_lock);
     uint64_t generation = s->newest_generation;
-    uint32_t end = s->active != NULL ? s->active->tail : 0;
+    /* What was frozen since the last sync is in the same generation. */
+    uint32_t end = s->active != NULL ? s->active->tail : UINT32_MAX;
     lk_lock_release(&s->write_lock);
     return sync_to(s, generation, end, err);
 }

@@ -1,0 +1,412 @@
+"""Claim: whatever is done to a store, in whatever order and with whatever options, it holds what a
+sorted dict holds; snapshots and scans hold what it held when they were made.
+
+Method: Hypothesis draws options that are so small that every few writes fill a segment, a block, a
+table and a level, then operations; after each the answers are compared with the dict's. A failure is
+shrunk and printed as a program. HYPOTHESIS_PROFILE=soak looks for hours.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import lsmkit
+from lsmkit.compaction import LazyLeveled, Leveled
+
+# Content is what is tested here, not the disk.
+FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+LONG = (b"a" * 300, b"a" * 300 + b"\0", b"b" * 65_535, b"\xff" * 65_535, b"\0" * 5000)
+LARGE = (b"x" * 5000, bytes(range(256)) * 80)
+
+
+def long_key(which: int) -> bytes:
+    return LONG[which]
+
+
+def large_value(which: int) -> bytes:
+    return LARGE[which]
+
+
+keys = st.one_of(
+    st.lists(st.sampled_from([0, 1, 97, 98, 255]), max_size=3).map(bytes),
+    st.lists(st.sampled_from([97, 98]), max_size=6).map(bytes),
+    st.integers(0, 99).map(lambda i: b"key%02d" % i),
+    st.integers(0, len(LONG) - 1).map(long_key),
+)
+values = st.one_of(
+    st.binary(max_size=12),
+    st.tuples(st.binary(min_size=1, max_size=3), st.integers(0, 400)).map(lambda x: x[0] * x[1]),
+    st.integers(0, len(LARGE) - 1).map(large_value),
+)
+pairs = st.lists(st.tuples(keys, values), max_size=40)
+bounds = st.one_of(st.none(), keys)
+durabilities = st.sampled_from([None, None, None, "process", "periodic", "sync"])
+
+policies = st.one_of(
+    st.builds(LazyLeveled, runs=st.integers(2, 4)),
+    st.builds(LazyLeveled, tables_per_range=st.integers(1, 4)),
+    st.builds(Leveled),
+)
+# Of the store: they may change at each opening.
+options = st.fixed_dictionaries(
+    {
+        "segment_bytes": st.sampled_from([4096, 8192, 16384]),
+        "block_bytes": st.sampled_from([256, 512, 1024]),
+        "table_bytes": st.sampled_from([4096, 8192, 16384]),
+        "level_base_bytes": st.sampled_from([4096, 16384, 65536]),
+        "level_fanout": st.sampled_from([2, 4, 10]),
+        "filter_bits": st.sampled_from([0, 10]),
+        "compression": st.sampled_from(["none", "lz4", "zstd"]),
+        "bottom_compression": st.sampled_from([None, "none", "zstd"]),
+        "cache_bytes": st.sampled_from([0, 16384, 1 << 20]),
+        "log_io": st.sampled_from(["mapped", "written"]),
+        "durability": st.sampled_from(["process", "process", "periodic", "sync"]),
+        "background_threads": st.integers(1, 3),
+        "sync_interval_ms": st.sampled_from([1, 1000]),
+        "compaction": policies,
+    }
+)
+
+
+class Sorted:
+    """The model: a dict, and its keys in order."""
+
+    def __init__(self, pairs: dict[bytes, bytes]) -> None:
+        self.pairs = dict(pairs)
+        self.keys = sorted(pairs)
+
+    def range(
+        self,
+        start: bytes | None,
+        stop: bytes | None,
+        include_start: bool = True,
+        include_stop: bool = False,
+    ) -> list[tuple[bytes, bytes]]:
+        low = 0
+        if start is not None:
+            low = (bisect_left if include_start else bisect_right)(self.keys, start)
+        high = len(self.keys)
+        if stop is not None:
+            high = (bisect_right if include_stop else bisect_left)(self.keys, stop)
+        return [(key, self.pairs[key]) for key in self.keys[low : max(low, high)]]
+
+
+class StoreMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp(prefix="lsmkit-model-", dir=FOLDER)
+        self.path = os.path.join(self.folder, "store")
+        self.model: dict[bytes, bytes] = {}
+        self.snapshots: list[tuple[lsmkit.Snapshot, Sorted]] = []
+        self.scans: list[tuple[Iterator[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]] = []
+        self.db: lsmkit.DB
+
+    @initialize(options=options)
+    def make(self, options: dict[str, Any]) -> None:
+        self.db = lsmkit.open(self.path, **options)
+
+    # --- Writing
+
+    @rule(key=keys, value=values, durability=durabilities)
+    def put(self, key: bytes, value: bytes, durability: str | None) -> None:
+        self.db.put(key, value, durability=durability)
+        self.model[key] = value
+
+    @rule(key=keys, value=values)
+    def set_item(self, key: bytes, value: bytes) -> None:
+        self.db[key] = value
+        self.model[key] = value
+
+    @rule(key=keys, durability=durabilities)
+    def delete(self, key: bytes, durability: str | None) -> None:
+        self.db.delete(key, durability=durability)
+        self.model.pop(key, None)
+
+    @rule(pairs=pairs, durability=durabilities, form=st.sampled_from(["list", "tuple", "offsets"]))
+    def put_many(
+        self, pairs: list[tuple[bytes, bytes]], durability: str | None, form: str
+    ) -> None:
+        columns = [[key for key, _ in pairs], [value for _, value in pairs]]
+        self.db.put_many(*[column_of(rows, form) for rows in columns], durability=durability)
+        self.model.update(pairs)
+
+    @rule(first=st.integers(0, 80), count=st.integers(1, 200), value=values)
+    def put_range(self, first: int, count: int, value: bytes) -> None:
+        rows = [b"key%02d" % (i % 100) + b"x" * (i // 100) for i in range(first, first + count)]
+        self.db.put_many(rows, [value[:200]] * count)
+        self.model.update(dict.fromkeys(rows, value[:200]))
+
+    @rule(keys=st.lists(keys, max_size=40), form=st.sampled_from(["list", "tuple", "offsets"]))
+    def delete_many(self, keys: list[bytes], form: str) -> None:
+        self.db.delete_many(column_of(keys, form))
+        for key in keys:
+            self.model.pop(key, None)
+
+    @rule(
+        writes=st.lists(st.tuples(keys, st.one_of(st.none(), values)), max_size=30),
+        durability=durabilities,
+        fails=st.booleans(),
+    )
+    def batch(
+        self,
+        writes: list[tuple[bytes, bytes | None]],
+        durability: str | None,
+        fails: bool,
+    ) -> None:
+        try:
+            with self.db.batch(durability=durability) as batch:
+                for key, value in writes:
+                    if value is None:
+                        batch.delete(key)
+                    else:
+                        batch.put(key, value)
+                if fails:
+                    raise InterruptedError
+        except InterruptedError:
+            return
+        for key, value in writes:
+            if value is None:
+                self.model.pop(key, None)
+            else:
+                self.model[key] = value
+
+    @rule()
+    def clear(self) -> None:
+        self.db.clear()
+        self.model.clear()
+
+    @rule(key=keys, value=values)
+    def setdefault(self, key: bytes, value: bytes) -> None:
+        assert self.db.setdefault(key, value) == self.model.setdefault(key, value)
+
+    @rule(key=keys)
+    def pop(self, key: bytes) -> None:
+        assert self.db.pop(key, b"absent") == self.model.pop(key, b"absent")
+
+    # --- Reading
+
+    @rule(key=keys)
+    def get(self, key: bytes) -> None:
+        assert self.db.get(key) == self.model.get(key)
+        assert (key in self.db) == (key in self.model)
+
+    @rule(keys=st.lists(keys, max_size=30), form=st.sampled_from(["list", "tuple", "offsets"]))
+    def get_many(self, keys: list[bytes], form: str) -> None:
+        found = self.db.get_many(column_of(keys, form))
+        assert list(found) == [self.model.get(key) for key in keys]
+
+    @rule(
+        start=bounds,
+        stop=bounds,
+        reverse=st.booleans(),
+        include_start=st.booleans(),
+        include_stop=st.booleans(),
+        data=st.data(),
+    )
+    def scan(
+        self,
+        start: bytes | None,
+        stop: bytes | None,
+        reverse: bool,
+        include_start: bool,
+        include_stop: bool,
+        data: st.DataObject,
+    ) -> None:
+        reader, model = self.reader(data)
+        expected = model.range(start, stop, include_start, include_stop)
+        found = reader.scan(
+            start,
+            stop,
+            reverse=reverse,
+            include_start=include_start,
+            include_stop=include_stop,
+        )
+        assert list(found) == (expected[::-1] if reverse else expected)
+
+    @rule(prefix=keys, reverse=st.booleans(), data=st.data())
+    def scan_prefix(self, prefix: bytes, reverse: bool, data: st.DataObject) -> None:
+        reader, model = self.reader(data)
+        expected = [key for key in model.keys if key.startswith(prefix)]
+        found = list(reader.scan_keys(prefix=prefix, reverse=reverse))
+        assert found == (expected[::-1] if reverse else expected)
+
+    @rule(start=bounds, stop=bounds, rows=st.sampled_from([1, 7, 100, 65536]), data=st.data())
+    def scan_columns(
+        self, start: bytes | None, stop: bytes | None, rows: int, data: st.DataObject
+    ) -> None:
+        reader, model = self.reader(data)
+        found: list[tuple[bytes | None, bytes | None]] = []
+        for part in reader.scan_columns(start, stop, rows=rows):
+            assert 0 < len(part) <= rows
+            found += zip(part.keys, part.values, strict=True)
+        assert found == model.range(start, stop)
+
+    def reader(self, data: st.DataObject) -> tuple[lsmkit.DB | lsmkit.Snapshot, Sorted]:
+        """The store, or one of its snapshots, and what it holds."""
+        which = data.draw(st.integers(-1, len(self.snapshots) - 1), label="snapshot")
+        return self.snapshots[which] if which >= 0 else (self.db, Sorted(self.model))
+
+    @rule(start=bounds, stop=bounds)
+    def size(self, start: bytes | None, stop: bytes | None) -> None:
+        assert 0 <= self.db.approximate_size(start, stop) <= self.db.stats().table_bytes
+
+    # --- Moments
+
+    @precondition(lambda self: len(self.snapshots) < 4)
+    @rule()
+    def take_snapshot(self) -> None:
+        self.snapshots.append((self.db.snapshot(), Sorted(self.model)))
+
+    @precondition(lambda self: self.snapshots)
+    @rule(data=st.data(), keys=st.lists(keys, max_size=10))
+    def read_snapshot(self, data: st.DataObject, keys: list[bytes]) -> None:
+        snapshot, then = data.draw(st.sampled_from(self.snapshots))
+        assert snapshot.get_many(keys) == [then.pairs.get(key) for key in keys]
+        assert [snapshot.get(key) for key in keys] == [then.pairs.get(key) for key in keys]
+        assert len(snapshot) == len(then.keys)
+
+    @precondition(lambda self: self.snapshots)
+    @rule(data=st.data(), by_hand=st.booleans())
+    def drop_snapshot(self, data: st.DataObject, by_hand: bool) -> None:
+        snapshot, then = self.snapshots.pop(
+            data.draw(st.integers(0, len(self.snapshots) - 1), label="snapshot")
+        )
+        assert list(snapshot.items()) == then.range(None, None)
+        if by_hand:
+            snapshot.close()
+
+    @precondition(lambda self: len(self.scans) < 3)
+    @rule(start=bounds, stop=bounds, reverse=st.booleans(), data=st.data())
+    def begin_scan(
+        self, start: bytes | None, stop: bytes | None, reverse: bool, data: st.DataObject
+    ) -> None:
+        reader, model = self.reader(data)
+        expected = model.range(start, stop)
+        scan = reader.scan(start, stop, reverse=reverse)
+        self.scans.append((scan, expected[::-1] if reverse else expected))
+
+    @precondition(lambda self: self.scans)
+    @rule(data=st.data(), count=st.sampled_from([1, 10, 1000]))
+    def advance_scan(self, data: st.DataObject, count: int) -> None:
+        at = data.draw(st.integers(0, len(self.scans) - 1), label="scan")
+        scan, expected = self.scans[at]
+        assert list(islice(scan, count)) == expected[:count]
+        del expected[:count]
+        if not expected:
+            assert next(scan, None) is None
+            del self.scans[at]
+
+    # --- Background and files
+
+    @rule()
+    def flush(self) -> None:
+        self.db.flush()
+
+    @rule(start=bounds, stop=bounds)
+    def compact(self, start: bytes | None, stop: bytes | None) -> None:
+        self.db.compact(start, stop)
+
+    @rule()
+    def compact_all(self) -> None:
+        self.db.compact()
+        if not self.snapshots:
+            stats = self.db.stats()
+            assert sum(level.tombstones for level in stats.levels) == 0
+            assert sum(level.rows for level in stats.levels) == len(self.model)
+
+    @rule()
+    def wait_idle(self) -> None:
+        assert self.db.wait_idle(60)
+
+    @rule()
+    def sync(self) -> None:
+        self.db.sync()
+
+    @rule()
+    def verify(self) -> None:
+        report = self.db.verify()
+        assert report.ok, report.errors
+
+    @rule()
+    def read_beside(self) -> None:
+        with lsmkit.open(self.path, read_only=True) as reader:
+            assert list(reader.items()) == sorted(self.model.items())
+
+    @rule(options=st.one_of(st.just({}), options), verify=st.booleans())
+    def reopen(self, options: dict[str, Any], verify: bool) -> None:
+        scans, snapshots = self.scans, self.snapshots
+        self.scans, self.snapshots = [], []
+        self.db.close()
+        for scan, _ in scans:
+            with pytest.raises(lsmkit.ClosedError):
+                next(scan)
+        for snapshot, _ in snapshots:
+            with pytest.raises(lsmkit.ClosedError):
+                snapshot.get(b"a")
+        self.db = lsmkit.open(self.path, **options)
+        assert self.db.stats().recovery.records == 0
+        if verify:
+            self.verify()
+
+    # --- Always
+
+    @invariant()
+    def length(self) -> None:
+        if hasattr(self, "db"):
+            assert len(self.db) == len(self.model)
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "db"):
+                assert list(self.db.items()) == sorted(self.model.items())
+                for snapshot, then in self.snapshots:
+                    assert list(snapshot.items()) == then.range(None, None)
+                assert self.db.stats().background_errors == 0, self.db.stats().last_error
+                self.verify()
+                self.db.close()
+        finally:
+            shutil.rmtree(self.folder)
+
+
+def column_of(rows: list[bytes], form: str) -> Any:
+    if form == "list":
+        return list(rows)
+    if form == "tuple":
+        return tuple(rows)
+    ends = [0]
+    for row in rows:
+        ends.append(ends[-1] + len(row))
+    from array import array
+
+    return b"".join(rows), array("q", ends)
+
+
+@pytest.mark.timeout(0 if settings.default.max_examples > 1000 else 300)
+def test_a_store_is_a_sorted_dict() -> None:
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=settings(
+            max_examples=8 * settings.default.max_examples,
+            stateful_step_count=30,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

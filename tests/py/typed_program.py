@@ -1,0 +1,323 @@
+"""A program that uses every public name and method of lsmkit with the types that it promises.
+
+`mypy --strict` passes on it, and it runs: `python typed_program.py DIRECTORY`. Results stand in
+annotated variables, so that a type that widens is an error here; tests/py/test_stubs.py runs it
+and checks that nothing public is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import lsmkit
+from lsmkit import compaction
+
+
+def single_operations(db: lsmkit.DB) -> None:
+    db.put(b"a", b"1")
+    db.put(bytearray(b"b"), memoryview(b"2"), durability="sync", timeout=1.5)
+    db[b"c"] = b"3"
+    found: bytes | None = db.get(b"a")
+    other: bytes | str = db.get(b"none", "nothing")
+    surely: bytes = db.get(b"a", b"")
+    item: bytes = db[b"b"]
+    assert (found, other, surely, item) == (b"1", "nothing", b"1", b"2")
+    assert b"c" in db
+    db.delete(b"c")
+    db.delete(b"c", durability="process", timeout=0)
+    del db[b"b"]
+
+
+def mapping(db: lsmkit.DB) -> None:
+    as_mapping: MutableMapping[bytes, bytes] = db
+    as_mapping.update({b"m": b"1"})
+    db.update([(b"n", b"2")])
+    size: int = len(db)
+    keys: list[bytes] = list(db)
+    backwards: list[bytes] = list(reversed(db))
+    assert size == len(keys)
+    assert backwards == keys[::-1]
+    assert db
+    assert list(db.keys()) == keys
+    assert dict(db.items())[b"m"] == b"1"
+    values: list[bytes] = list(db.values())
+    kept: bytes = db.setdefault(b"m", b"other")
+    popped: bytes = db.pop(b"m")
+    absent: bytes | None = db.pop(b"m", None)
+    pair: tuple[bytes, bytes] = db.popitem()
+    assert (kept, popped, absent) == (b"1", b"1", None)
+    assert pair[1] in values
+    assert db == db
+    assert hash(db) == hash(db)
+    db.clear()
+    assert not db
+
+
+def batches(db: lsmkit.DB) -> None:
+    with db.batch(durability="periodic", timeout=2.0) as b:
+        b.put(b"k1", b"v1")
+        b.delete(b"k2")
+    batch = lsmkit.WriteBatch()
+    assert not batch
+    batch.put(b"k3", np.arange(3))
+    batch.delete(bytearray(b"k4"))
+    count: int = len(batch)
+    size: int = batch.nbytes
+    assert batch
+    assert (count, size > 0) == (2, True)
+    db.write(batch)
+    db.write(batch, durability="sync", timeout=None)
+    batch.clear()
+
+
+def columns(db: lsmkit.DB) -> None:
+    numbers = np.arange(100, dtype="i8")
+    db.put_many(numbers, numbers.astype("f8"))
+    db.put_many([b"x", b"y"], (b"1", bytearray(b"2")), durability="process", timeout=1)
+    db.put_many(np.array([b"k1", b"k2"]), np.zeros((2, 4), np.uint8))
+    data, offsets = b"onetwo", np.array([0, 3, 6])
+    db.put_many((data, offsets), [b"1", b"2"])
+
+    rows: list[bytes | None] = db.get_many([b"x", b"none"])
+    filled: list[bytes | str] = db.get_many((b"x", b"none"), "nothing")
+    assert (rows, filled) == ([b"1", None], [b"1", "nothing"])
+    of_pair: lsmkit.Column = db.get_many((data, offsets))
+    column: lsmkit.Column = db.get_many(numbers)
+    assert len(of_pair) == 2
+    assert len(column) == 100
+    row: bytes | None = column[0]
+    part: lsmkit.Column = column[10:20]
+    each: Iterator[bytes | None] = iter(part)
+    assert next(each) == part[0]
+    listed: list[bytes | None] = part.to_pylist()
+    assert len(listed) == 10
+    assert row is not None
+    array: npt.NDArray[Any] = column.to_numpy("<f8")
+    converted: npt.NDArray[Any] = np.asarray(part)
+    content: npt.NDArray[np.uint8] = column.data
+    ends: npt.NDArray[np.int64] = column.offsets
+    present: npt.NDArray[np.bool_] | None = column.validity
+    assert array[3] == 3.0
+    assert len(converted) == 10
+    assert len(content) == ends[-1]
+    assert present is None or present.all()
+    assert column.__arrow_c_schema__() is not None
+    assert len(column.__arrow_c_array__()) == 2
+
+    again: lsmkit.Column = db.get_many(column)
+    assert len(again) == 100
+    db.delete_many(numbers)
+    db.delete_many([b"x", b"y"], durability="sync", timeout=1.0)
+
+
+def keys_of_parts() -> None:
+    key: bytes = lsmkit.encode_key("sensor", 7, 1.5, True, b"rest")
+    name, number, value, flag, rest = lsmkit.decode_key(key, str, int, float, bool, bytes)
+    assert (name, number, value, flag, rest) == ("sensor", 7, 1.5, True, b"rest")
+    pair: tuple[str, int] = lsmkit.decode_key(lsmkit.encode_key("a", 1), str, int)
+    assert pair == ("a", 1)
+    times = np.arange(3).astype("datetime64[s]")
+    many: npt.NDArray[np.uint8] = lsmkit.encode_keys(np.array([b"d1", b"d2", b"d3"]), times)
+    assert len(many) == 3
+
+
+def scans(db: lsmkit.DB | lsmkit.Snapshot) -> None:
+    pairs: Iterator[tuple[bytes, bytes]] = db.scan(b"a", b"z", reverse=True, include_stop=True)
+    assert [key for key, _ in pairs] == [*db.scan_keys(b"a", include_start=True, reverse=True)]
+    keys: list[bytes] = list(db.scan_keys(prefix=b"k"))
+    values: list[bytes] = list(db.scan_values(stop=memoryview(b"z"), include_start=False))
+    assert len(values) >= len(keys)
+    total = 0
+    for batch in db.scan_columns(prefix=b"k", rows=1000):
+        of: lsmkit.Columns = batch
+        both: tuple[lsmkit.Column, lsmkit.Column] = of.keys, of.values
+        assert len(both[0]) == len(both[1]) == len(of)
+        assert of.__arrow_c_schema__() is not None
+        assert len(of.__arrow_c_array__()) == 2
+        total += len(of)
+    assert total == len(keys)
+    assert db.scan_columns().__arrow_c_stream__() is not None
+    size: int = db.approximate_size(b"a", b"z")
+    assert size >= 0
+
+
+def snapshots(db: lsmkit.DB) -> None:
+    with db.snapshot() as snapshot:
+        frozen: Mapping[bytes, bytes] = snapshot
+        before = dict(frozen)
+        db[b"later"] = b"1"
+        assert dict(snapshot.items()) == before
+        assert list(snapshot.keys()) == sorted(before)
+        assert len(list(snapshot.values())) == len(snapshot)
+        scans(snapshot)
+        absent: bytes | None = snapshot.get(b"later")
+        many: list[bytes | int] = snapshot.get_many([b"later"], 0)
+        assert (absent, many) == (None, [0])
+        assert b"later" not in snapshot
+        assert bool(snapshot) == bool(before)
+        assert list(reversed(snapshot)) == sorted(before, reverse=True)
+    snapshot.close()
+    with lsmkit_raises(lsmkit.ClosedError):
+        snapshot[b"later"]
+
+
+def housekeeping(db: lsmkit.DB, directory: str) -> None:
+    db.sync()
+    db.flush()
+    db.compact()
+    db.compact(b"a", stop=b"b")
+    idle: bool = db.wait_idle(timeout=30)
+    pressure: float = db.pressure
+    assert idle
+    assert 0 <= pressure <= 1
+    stats: lsmkit.Stats = db.stats()
+    counters: tuple[int, int, int] = (
+        stats.writes.records,
+        stats.flushes.count,
+        stats.compactions.merges,
+    )
+    figures: tuple[float, float, float] = (
+        stats.write_amplification,
+        stats.space_amplification,
+        stats.runs_mean,
+    )
+    gauges: tuple[int, ...] = (
+        stats.stalls.stopped_ns,
+        stats.recovery.lost_bytes,
+        stats.cache.fills,
+        stats.memory.total,
+        stats.table_bytes,
+        stats.ranges,
+        stats.runs_max,
+        stats.background_errors,
+        *[level.rows for level in stats.levels],
+    )
+    as_json: dict[str, Any] = stats.to_dict()
+    assert as_json["pressure"] == stats.pressure
+    assert counters[0] > 0
+    assert min(figures) >= 0
+    assert min(gauges) >= 0
+    assert stats.last_error == ""
+    assert "writes" in str(stats)
+    assert isinstance(stats.to_values(), dict)
+    assert stats.replace(ranges=7).ranges == 7
+
+    report: lsmkit.Verification = db.verify()
+    assert report
+    assert report.ok
+    found: tuple[lsmkit.Error, ...] = report.errors
+    assert (found, report.files > 0, report.blocks >= 0) == ((), True, True)
+    assert report.rows + report.bytes >= 0
+    assert report.to_dict()["ok"] is True
+    path: str = db.path
+    closed: bool = db.closed
+    assert (path, closed) == (directory, False)
+
+
+def options(db: lsmkit.DB) -> None:
+    wanted = lsmkit.Options(
+        segment_bytes=1 << 20,
+        block_bytes=4096,
+        table_bytes=1 << 20,
+        level_base_bytes=1 << 22,
+        level_fanout=8,
+        filter_bits=12,
+        compression="zstd",
+        bottom_compression=None,
+        compaction=compaction.Leveled(),
+        cache_bytes=1 << 20,
+        log_io="auto",
+        background_threads=1,
+        rate_limit=0,
+        sync_interval_ms=100,
+    )
+    policy: compaction.Policy = wanted.compaction
+    assert policy != compaction.LazyLeveled()
+    assert compaction.Policy.from_text(policy.to_text()) == policy
+    changed: lsmkit.Options = wanted.replace(compaction=compaction.LazyLeveled(), level_fanout=4)
+    named: frozenset[str] = changed.named
+    assert "level_fanout" in named
+    assert lsmkit.Options.from_text(wanted.to_text()).compression == "zstd"
+    assert lsmkit.Options(filter_bits=3).completed(wanted).segment_bytes == 1 << 20
+    assert pickle.loads(pickle.dumps(wanted)) == wanted
+    in_force: lsmkit.Options = db.options
+    assert in_force.segment_bytes == 1 << 20
+
+
+class lsmkit_raises:
+    """A block that must raise an error of this kind."""
+
+    def __init__(self, kind: type[lsmkit.Error]) -> None:
+        self.kind = kind
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> lsmkit_raises:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        assert kind is not None
+        assert issubclass(kind, self.kind), kind
+        return True
+
+
+def errors(directory: str) -> None:
+    try:
+        lsmkit.open(directory, timeout=0.0)
+    except lsmkit.LockedError as error:
+        owner: tuple[int | None, float | None] = error.pid, error.since
+        assert owner[0] == os.getpid()
+    with lsmkit_raises(lsmkit.StoreExistsError):
+        lsmkit.open(directory, error_if_exists=True)
+    with lsmkit_raises(lsmkit.StoreNotFoundError):
+        lsmkit.open(os.path.join(directory, "none"), create_if_missing=False)
+    with lsmkit_raises(lsmkit.OptionsError):
+        lsmkit.open(":memory:")
+    with lsmkit.open(directory, read_only=True) as reader, lsmkit_raises(lsmkit.ReadOnlyError):
+        reader.put(b"a", b"b")
+    busy = lsmkit.Busy("full", 0.5)
+    seconds: float = busy.retry_after
+    damage = lsmkit.CorruptionError("bad", "file", 7, 1, 2)
+    place: tuple[str, int, int | str, int | str | None] = (
+        damage.file,
+        damage.offset,
+        damage.found,
+        damage.expected,
+    )
+    disk = lsmkit.StorageError(28, "full", "file")
+    number: int | None = disk.errno
+    assert (seconds, number) == (0.5, 28)
+    assert place == ("file", 7, 1, 2)
+
+
+def main(directory: str) -> None:
+    chosen = lsmkit.Options(segment_bytes=1 << 20)
+    with lsmkit.open(
+        directory, create_if_missing=True, durability="process", options=chosen, filter_bits=8
+    ) as db:
+        assert str(db) == f"<lsmkit.DB at {directory!r}>"
+        single_operations(db)
+        mapping(db)
+        batches(db)
+        columns(db)
+        keys_of_parts()
+        scans(db)
+        snapshots(db)
+        housekeeping(db, directory)
+        options(db)
+        db.flush()
+    db.close()
+    assert db.closed
+    with lsmkit.open(os.fsencode(directory)) as db:
+        errors(directory)
+    print(f"lsmkit {lsmkit.__version__}: everything has its type")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
