@@ -355,6 +355,17 @@ class DB(_Readable, core.Tree, MutableMapping[bytes, bytes]):
             pairs = list(other)
         self.put_many([key for key, _ in pairs], [value for _, value in pairs])
 
+    def popitem(self) -> tuple[bytes, bytes]:
+        """Removes the pair with the smallest key and returns it; KeyError when there is none."""
+        while True:
+            for key in core.scan_keys(self):
+                value = self.pop(key, None)
+                if value is not None:
+                    return key, value
+                break
+            else:
+                raise KeyError("popitem(): the store is empty")
+
     def clear(self) -> None:
         """Removes every key, at once and atomically."""
         self.delete_many(list(self.scan_keys()))

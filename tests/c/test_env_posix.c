@@ -125,8 +125,10 @@ LK_TEST(test_open_refuses_symbolic_links_directories_and_pipes)
     CHECK_EQ(lk_env_open(env(), other, LK_OPEN_WRITE | LK_OPEN_CREATE, &file, &err), LK_IO);
     CHECK_EQ(err.sys_errno, ELOOP);
     CHECK_EQ(mkfifo(lk_test_path(other, dir, "pipe"), 0600), 0);
-    CHECK_EQ(lk_env_open(env(), other, LK_OPEN_READ, &file, &err), LK_INVALID);
-    CHECK_EQ(lk_env_open(env(), dir, LK_OPEN_READ, &file, &err), LK_INVALID);
+    CHECK_EQ(lk_env_open(env(), other, LK_OPEN_READ, &file, &err), LK_IO);
+    CHECK_EQ(err.sys_errno, EINVAL);
+    CHECK_EQ(lk_env_open(env(), dir, LK_OPEN_READ, &file, &err), LK_IO);
+    CHECK_EQ(err.sys_errno, EISDIR);
     CHECK(file == NULL);
 }
 

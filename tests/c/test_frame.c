@@ -225,6 +225,17 @@ LK_TEST(lengths_that_lie_break_a_frame)
         CHECK_EQ(lk_frame_parse(s->base, s->capacity, s->nonce, at, &f), LK_FRAME_BROKEN);
     }
     lk_store64(s->base + body, head);
+    /* Tree 0, said in full. */
+    lk_store32(s->base + body + LK_RECORD_HEADER_BYTES, 0);
+    lk_record r = lk_record_at(s->base + body);
+    uint64_t sum = lk_record_hash(&r, lk_hash_key(r.tree, r.key, r.key_len), s->nonce, body);
+    reseal(s->base, s->nonce, at, sum);
+    CHECK_EQ(lk_frame_parse(s->base, s->capacity, s->nonce, at, &f), LK_FRAME_BROKEN);
+    lk_store32(s->base + body + LK_RECORD_HEADER_BYTES, 7);
+    r = lk_record_at(s->base + body);
+    sum = lk_record_hash(&r, lk_hash_key(r.tree, r.key, r.key_len), s->nonce, body);
+    reseal(s->base, s->nonce, at, sum);
+    CHECK_EQ(lk_frame_parse(s->base, s->capacity, s->nonce, at, &f), LK_FRAME_WHOLE);
     /* Bodies that are too short for their last record, down to none at all. */
     uint32_t length = lk_load32(s->base + at);
     for (uint32_t n = 0; n < length; n++) {

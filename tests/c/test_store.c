@@ -252,6 +252,42 @@ LK_TEST(segments_are_recycled)
     lk_sim_free(sim);
 }
 
+/* A store of synced writes makes the blocks of its files ahead of its writers, piece by piece. */
+static void filled_by(bool mapped)
+{
+    lk_sim *sim = lk_sim_new(lk_test_seed());
+    lk_store_options o = store_options(mapped, 3 << 20);
+    o.durability = LK_DURABILITY_SYNC;
+    lk_store *s = store_open(sim, &o);
+    lk_error err;
+    char value[STORE_VALUE_MAX];
+    memset(value, 'v', sizeof value - 1);
+    value[sizeof value - 1] = 0;
+    for (unsigned i = 0; i < 2000; i++) { /* 8 MB: the writer is faster than the fill */
+        char key[32];
+        text(key, sizeof key, "key%05u", i);
+        lk_durability d = i % 500 == 0 ? LK_DURABILITY_SYNC : LK_DURABILITY_PROCESS;
+        CHECK_OK(store_write(s, 0, key, value, d, &err), &err);
+        lk_lock_acquire(&s->write_lock);
+        CHECK(s->active->tail <= atomic_load(&s->active->filled));
+        lk_lock_release(&s->write_lock);
+    }
+    for (unsigned i = 0; i < 2000; i++) {
+        char key[32];
+        store_check(s, 0, text(key, sizeof key, "key%05u", i), value);
+    }
+    store_kill(sim, s);
+    s = store_open(sim, &o);
+    for (unsigned i = 0; i < 2000; i++) {
+        char key[32];
+        store_check(s, 0, text(key, sizeof key, "key%05u", i), value);
+    }
+    store_close(s);
+    lk_sim_free(sim);
+}
+
+LK_TEST(files_are_filled_ahead_of_synced_writes) { both_backings(filled_by); }
+
 static void oversized_by(bool mapped)
 {
     lk_sim *sim = lk_sim_new(lk_test_seed());

@@ -5,8 +5,9 @@ state: `operations` is read by the writer and by the test. Run as a program:
 
     kill_writer.py PATH SEED DURABILITY LOG_IO START...
 
-with one number START for each thread: the operation with which it goes on. What is acknowledged goes
-to standard output as 8 bytes: thread and number of the operation, once its call has returned.
+with one number START for each thread: the operation with which it goes on. To standard output goes,
+as 8 bytes, what is acknowledged: thread and number of the operation, once its call has returned;
+and before all that 8 bytes for no thread, when the store is about to be opened.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Change: TypeAlias = tuple[bytes, bytes | None]
 
 ACK = struct.Struct("<II")
 KEYS = 150
-TINY = {
+TINY: dict[str, Any] = {
     "segment_bytes": 8192,
     "block_bytes": 512,
     "table_bytes": 16384,

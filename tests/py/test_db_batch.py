@@ -38,10 +38,10 @@ def test_later_writes_of_a_key_win(db: lsmkit.DB) -> None:
 
 
 def test_an_exception_discards_it(db: lsmkit.DB) -> None:
-    with pytest.raises(ZeroDivisionError), db.batch() as batch:
+    with pytest.raises(ZeroDivisionError), db.batch() as batch:  # noqa: PT012
         batch.put(b"a", b"1")
         1 / 0  # noqa: B018
-    with pytest.raises(TypeError), db.batch() as batch:
+    with pytest.raises(TypeError), db.batch() as batch:  # noqa: PT012
         batch.put(b"a", b"1")
         batch.put("b", b"1")  # type: ignore[arg-type]
     assert not db
@@ -138,7 +138,7 @@ def test_the_durability_of_a_batch(store_path: str) -> None:
 
 def test_a_batch_of_a_store_that_was_closed_meanwhile(store_path: str) -> None:
     db = lsmkit.open(store_path)
-    with pytest.raises(lsmkit.ClosedError), db.batch() as batch:
+    with pytest.raises(lsmkit.ClosedError), db.batch() as batch:  # noqa: PT012
         batch.put(b"a", b"1")
         db.close()
     with pytest.raises(lsmkit.ClosedError):
@@ -171,14 +171,14 @@ def test_a_batch_that_is_changed_while_it_is_written_is_written_whole(
                 batch.put(b"%d" % (i + 1), b"x" * 1000)
                 i += 1
             except RuntimeError as error:
-                assert "another thread" in str(error)
+                assert "another thread" in str(error)  # noqa: PT017
             if i % 100 == 99:
                 try:
                     batch.clear()
                     batch.put(b"0", b"")
                     i = 0
                 except RuntimeError as error:
-                    assert "another thread" in str(error)
+                    assert "another thread" in str(error)  # noqa: PT017
 
     thread = threading.Thread(target=grow)
     thread.start()

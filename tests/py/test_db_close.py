@@ -1,8 +1,8 @@
-"""Claim: closing refuses new calls, waits for those under way, keeps what was written, and never hangs
-or crashes, whoever closes, when, and how the program ends.
+"""Claim: closing refuses new calls, waits for those under way, keeps what was written, and never
+hangs or crashes, whoever closes, when, and how the program ends.
 
-Method: stores closed by hand, by `with`, by threads in the middle of everything, and programs that end
-without closing, in every way that a program can end.
+Method: stores closed by hand, by `with`, by threads in the middle of everything, and programs that
+end without closing, in every way that a program can end.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def test_with_closes(store_path: str) -> None:
         assert db.closed is False
         db[b"a"] = b"1"
     assert db.closed
-    with pytest.raises(ZeroDivisionError), lsmkit.open(store_path) as db:
+    with pytest.raises(ZeroDivisionError), lsmkit.open(store_path) as db:  # noqa: PT012
         db[b"b"] = b"2"
         1 / 0  # noqa: B018
     assert db.closed

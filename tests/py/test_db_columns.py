@@ -119,7 +119,9 @@ def test_values_of_one_width_are_written(db: lsmkit.DB, form: str) -> None:
     assert dict(db) == dict(zip(ROWS, values, strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", "f4", "f8"])
+@pytest.mark.parametrize(
+    "dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", "f4", "f8"]
+)
 def test_numbers_as_keys_sort_and_as_values_stand(db: lsmkit.DB, dtype: str) -> None:
     numbers = np.array([5, 0, 100, 3], dtype)
     if np.dtype(dtype).kind != "u":
@@ -129,9 +131,7 @@ def test_numbers_as_keys_sort_and_as_values_stand(db: lsmkit.DB, dtype: str) -> 
 
     little = np.sort(numbers).astype(numbers.dtype.newbyteorder("<"))
     assert [*db.values()] == [x.tobytes() for x in little]
-    assert [*db.get_many(numbers)] == [
-        x.tobytes() for x in numbers.astype(little.dtype)
-    ]
+    assert [*db.get_many(numbers)] == [x.tobytes() for x in numbers.astype(little.dtype)]
     if dtype == "i8":
         assert db[lsmkit.encode_key(-7)] == struct.pack("<q", -7)
     db.delete_many(numbers[:2])
@@ -248,7 +248,11 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "objects": (np.array([b"a", b"b", b"c"], object), TypeError, "is no column"),
     "two dimensions": (np.zeros((3, 2), "i4"), TypeError, "is no column"),
     "rows apart": (np.zeros((3, 4), "u1")[:, ::2], BufferError, "not contiguous"),
-    "an item apart": ([b"a", memoryview(b"abcd")[::2], b"c"], BufferError, r"\[1\].*not contiguous"),
+    "an item apart": (
+        [b"a", memoryview(b"abcd")[::2], b"c"],
+        BufferError,
+        r"\[1\].*not contiguous",
+    ),
     "offsets too far": ((b"abc", np.array([0, 1, 2, 9])), ValueError, "past the end"),
     "offsets backwards": ((b"abc", np.array([0, 2, 1, 3])), ValueError, "less than the one before"),
     "offsets below zero": ((b"abc", np.array([-1, 0, 1, 2])), ValueError, "negative"),
@@ -264,7 +268,7 @@ def test_what_is_no_column_is_named_and_changes_nothing(
     column, error, message = WRONG[name]
     db.put_many([b"a", b"b", b"c"], [b"1", b"2", b"3"])
     before = dict(db)
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(error, match=message) as caught:  # noqa: PT012
         if call == "keys":
             db.put_many(column, [b"x", b"y", b"z"])
         elif call == "values":

@@ -1,8 +1,9 @@
-"""Claim: what a write promises is done when its call returns: the bytes are in the file, or on the disk.
+"""Claim: what a write promises is done when its call returns: the bytes are in the file, or on the
+disk.
 
-Method: after each kind of write the files are read by ordinary means and the log is dumped; fdatasync
-calls are counted; writes beside each other share them. Loss of power is tested in C, killing in
-tests/crash.
+Method: after each kind of write the files are read by ordinary means and the log is dumped; calls
+of fdatasync are counted; writes beside each other share them. Loss of power is tested in C, killing
+in tests/crash.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Claim: a store has one owner; what it was made with stays with it; and whoever cannot have it is
 told why.
 
-Method: opening in every state of the path, twice in one process, from other processes (with files as
-signals, no sleeping), read-only beside an owner that writes, and in the child of a fork.
+Method: opening in every state of the path, twice in one process, from other processes (that wait
+for each other through pipes), read-only beside an owner that writes, and in the child of a fork.
 """
 
 from __future__ import annotations
@@ -272,7 +272,11 @@ def test_options_may_change_with_every_opening(store_path: str) -> None:
         {"segment_bytes": 4096, "compression": "none", "filter_bits": 0},
         {"segment_bytes": 16384, "block_bytes": 4096, "log_io": "written"},
         {"compression": "zstd", "compaction": lsmkit.compaction.Leveled()},
-        {"segment_bytes": 8192, "compression": "lz4", "compaction": lsmkit.compaction.LazyLeveled()},
+        {
+            "segment_bytes": 8192,
+            "compression": "lz4",
+            "compaction": lsmkit.compaction.LazyLeveled(),
+        },
         {"block_bytes": 256, "bottom_compression": "zstd", "cache_bytes": 0},
     ]
     for round_, options in enumerate(choices * 2):
@@ -385,7 +389,7 @@ def test_options_are_those_of_whoever_owned_it_before(store_path: str) -> None:
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])
 def test_a_timeout_below_zero_is_a_value_error(store_path: str, timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout is .*0 or more"):
+    with pytest.raises(ValueError, match=r"timeout is .*0 or more"):
         lsmkit.open(store_path, timeout=timeout)
 
 

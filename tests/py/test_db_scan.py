@@ -1,7 +1,8 @@
 """Claim: a scan gives the rows between its bounds, in order, as the store was when it began.
 
-Method: every combination of bounds beside a sorted list, with the rows in the log, in tables, and in
-both; then scans that outlive writes, flushes, compactions, the name of their store, and its closing.
+Method: every combination of bounds beside a sorted list, with the rows in the log, in tables, and
+in both; then scans that outlive writes, flushes, compactions, the name of their store, and its
+closing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,33 @@ TINY: dict[str, Any] = {
     "table_bytes": 4096,
     "cache_bytes": 0,
 }
-KEYS = [b"", b"\0", b"a", b"a\0", b"ab", b"a\xff", b"b", b"c\xff", b"c\xff\xff", b"d", b"\xff", b"\xff\xff"]
-ENDS = [None, b"", b"a", b"aa", b"a\xff", b"b", b"c\xff", b"e", b"\xff", b"\xff\xff", b"\xff\xff\xff"]
+KEYS = [
+    b"",
+    b"\0",
+    b"a",
+    b"a\0",
+    b"ab",
+    b"a\xff",
+    b"b",
+    b"c\xff",
+    b"c\xff\xff",
+    b"d",
+    b"\xff",
+    b"\xff\xff",
+]
+ENDS = [
+    None,
+    b"",
+    b"a",
+    b"aa",
+    b"a\xff",
+    b"b",
+    b"c\xff",
+    b"e",
+    b"\xff",
+    b"\xff\xff",
+    b"\xff\xff\xff",
+]
 
 
 def value_of(key: bytes) -> bytes:
@@ -82,7 +108,9 @@ def test_pairs_keys_and_values_belong_together(filled: lsmkit.DB) -> None:
         assert keys
 
 
-@pytest.mark.parametrize("prefix", [b"", b"a", b"a\xff", b"c", b"c\xff", b"\xff", b"\xff\xff", b"z"])
+@pytest.mark.parametrize(
+    "prefix", [b"", b"a", b"a\xff", b"c", b"c\xff", b"\xff", b"\xff\xff", b"z"]
+)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_prefix_selects_what_begins_with_it(
     filled: lsmkit.DB, prefix: bytes, reverse: bool

@@ -43,7 +43,9 @@ def assert_is(snapshot: lsmkit.Snapshot, model: dict[bytes, bytes], keys: list[b
 def test_snapshots_stay_what_they_were(
     store_path: str, rng: random.Random, compaction: str
 ) -> None:
-    policy = lsmkit.compaction.LazyLeveled() if compaction == "lazy" else lsmkit.compaction.Leveled()
+    policy = (
+        lsmkit.compaction.LazyLeveled() if compaction == "lazy" else lsmkit.compaction.Leveled()
+    )
     with lsmkit.open(store_path, compaction=policy, level_base_bytes=8192, **TINY) as db:
         keys = [b"%03d" % i for i in range(150)]
         model: dict[bytes, bytes] = {}

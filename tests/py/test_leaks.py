@@ -35,6 +35,7 @@ MIB = 1 << 20
 
 def resources(path: str) -> dict[str, int]:
     """How many descriptors and threads the process has, and how many maps of files below `path`."""
+    gc.collect()  # of what other tests have left, too
     maps = Path("/proc/self/maps").read_text("utf-8").splitlines()
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
@@ -66,11 +67,9 @@ def check_leaks(
     """Does `work` `warm` times and then `times` times: of the latter nothing is left."""
     for _ in range(warm):
         work()
-    gc.collect()
     before, memory = resources(path), resident()
     for _ in range(times):
         work()
-    gc.collect()
     assert settled(path, before) == before
     assert resident() - memory < grown_max
 

@@ -228,7 +228,8 @@ cdef extern from "store.h" nogil:
         const lk_column *keys
         const lk_column *values
         const uint8_t *body
-        uint64_t body_bytes, records
+        uint64_t body_bytes, records, moment
+        bint conditional
     ctypedef struct lk_job_report:
         uint64_t id
         lk_status status

@@ -70,7 +70,8 @@ def raw_stats(Handle h not None):
             "version": version_tuples(v.version),
             "mapped": bool(h.s.mapped),
             "background_errors": errors + h.errors,
-            "background_error": ((<bytes>last.message).decode("utf-8", "replace")
+            "background_error": (located((<bytes>last.message).decode("utf-8", "replace"),
+                                         PyUnicode_DecodeFSDefault(last.path) or None)
                                  if last.code != LK_OK else h.last_error),
         }
     finally:

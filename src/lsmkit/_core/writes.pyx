@@ -8,6 +8,16 @@
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 
 
+cdef void one_row(lk_column *column, lk_bytes *span, _Bytes b) noexcept:
+    """A column of these bytes alone; they and `span` must outlive it."""
+    span.data = b.data
+    span.len = b.len
+    memset(column, 0, sizeof(column[0]))
+    column.form = LK_COLUMN_SPANS
+    column.count = 1
+    column.spans = span
+
+
 cdef class Tree(Reader):
     """Reads and writes one tree of an open store."""
 
@@ -50,9 +60,58 @@ cdef class Tree(Reader):
         self.put_slow(LK_KIND_DELETE, key, b"", durability, timeout)
 
     def __delitem__(self, key):
-        if self.find(key) is None:
+        if self.exchange(LK_KIND_DELETE, key, b"") is None:
             raise KeyError(key)
-        self.delete(key)
+
+    def setdefault(self, key, default=None):
+        """The value of `key`; where there is none, stores `default`, which is bytes-like, and
+        returns that. Atomic: of several threads one stores, and all get the same."""
+        value = self.exchange(LK_KIND_PUT, key, default)
+        if value is not None:
+            return value
+        return default if PyBytes_CheckExact(default) else bytes(default)
+
+    def pop(self, key, *default):
+        """Removes `key` and returns its value; where there is none, `default`, or a KeyError.
+        Atomic: a value is returned once."""
+        if len(default) > 1:
+            raise TypeError(f"pop takes a key and at most one default, not {len(default)}")
+        value = self.exchange(LK_KIND_DELETE, key, b"")
+        if value is not None:
+            return value
+        if default:
+            return default[0]
+        raise KeyError(key)
+
+    cdef object exchange(self, lk_kind kind, key, value):
+        """The value that is there. A put is made where there is none, a delete where there is one:
+        if the key was written between the look and the write, both are done again."""
+        cdef _Bytes k = key_of(key), v = None
+        cdef lk_bytes key_span, value_span
+        cdef lk_column keys, values
+        cdef lk_view *view
+        cdef lk_write w
+        self.prepare(&w, None, None)
+        while True:
+            view = self.pin(&w.moment)
+            try:
+                found = self.fetch_from(view, k.data, k.len,
+                                        lk_hash_key(self.tree, k.data, k.len), w.moment)
+            finally:
+                self.unpin(view)
+            if (found is None) == (kind == LK_KIND_DELETE):
+                return found
+            if v is None:
+                v = bytes_of(value, "value", LK_VALUE_BYTES_MAX)
+                one_row(&keys, &key_span, k)
+                one_row(&values, &value_span, v)
+                w.kind = kind
+                w.keys = &keys
+                w.values = &values
+                w.records = 1
+                w.conditional = True
+            if self.write_now(&w):
+                return found
 
     cdef bint put_now(self, lk_kind kind, object key, object value) noexcept:
         """Into the active segment, if it has room and nobody holds its lock; both are bytes."""
@@ -70,22 +129,15 @@ cdef class Tree(Reader):
         cdef lk_bytes key_span, value_span
         cdef lk_column keys, values
         cdef lk_write w
-        key_span.data = k.data
-        key_span.len = k.len
-        value_span.data = v.data
-        value_span.len = v.len
-        memset(&keys, 0, sizeof(keys))
-        keys.form = LK_COLUMN_SPANS
-        keys.count = 1
-        values = keys
-        keys.spans = &key_span
-        values.spans = &value_span
+        one_row(&keys, &key_span, k)
+        one_row(&values, &value_span, v)
         self.prepare(&w, durability, timeout)
         w.kind = kind
         w.keys = &keys
         w.values = &values
         w.records = 1
-        return self.write_now(&w)
+        self.write_now(&w)
+        return 0
 
     cdef int prepare(self, lk_write *w, durability, timeout) except -1:
         memset(w, 0, sizeof(w[0]))
@@ -94,16 +146,19 @@ cdef class Tree(Reader):
         w.tree = self.tree
         return 0
 
-    cdef int write_now(self, const lk_write *w) except -1:
+    cdef bint write_now(self, const lk_write *w) except -1:
+        """False when a condition does not hold."""
         cdef lk_error err
         cdef lk_status st
         self.handle.enter()
         with nogil:
             st = lk_store_write(self.s, w, &err)
             lk_store_leave(self.s)
+        if st == LK_MISS:
+            return False
         if st != LK_OK:
             raise_error(&err)
-        return 0
+        return True
 
     # --- Columns.
 
@@ -143,7 +198,8 @@ cdef class Tree(Reader):
         if w.records == 0:
             self.handle.check_open()
             return 0
-        return self.write_now(&w)
+        self.write_now(&w)
+        return 0
 
     cdef bint put_lists(self, keys, values) except -1:
         """Lists of bytes straight into the log, copied under the GIL; False: not here, not now."""

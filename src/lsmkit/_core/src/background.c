@@ -9,17 +9,19 @@
  * Errors    a failed job is kept in background_error, counted, and told to who waits for it; a
  *           failed flush is tried again after a pause.
  */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "check.h"
 #include "flush.h"
 #include "store.h"
 
-#define POPULATE_STEP (1u << 20)  /* bytes made present in one call, so that close is not held up */
+#define POPULATE_STEP (1u << 20) /* bytes made present in one call, so that close is not held up */
 #define POPULATE_AHEAD (16u << 20)
 #define FILL_AHEAD (4u << 20)
-#define RETRY_NS 200000000u       /* pause after a failed flush */
-#define IDLE_NS 500000000u        /* the keeper looks for unpinned segments at least so often */
+#define RETRY_NS 200000000u /* pause after a failed flush */
+#define RETRY_AT_ONCE 1u    /* a time that is over: a flush has failed, and is due again */
+#define IDLE_NS 500000000u  /* the keeper looks for unpinned segments at least so often */
 
 typedef struct lk_store_job {
     struct lk_store_job *next;
@@ -222,22 +224,32 @@ done:
     return st;
 }
 
+/* Whoever asks for a flush is not told of a failure of the past: the disk may have room by now. */
+static void flush_retry_now(lk_store *s)
+{
+    pthread_mutex_lock(&s->queue_mutex);
+    if (s->flush_retry_ns != 0) s->flush_retry_ns = RETRY_AT_ONCE;
+    pthread_mutex_unlock(&s->queue_mutex);
+    lk_event_broadcast(&s->changed);
+}
+
 lk_status lk_store_flush(lk_store *s, lk_error *err)
 {
     uint64_t generation;
     if (s->options.read_only) return LK_OK;
     lk_store_freeze(s, &generation);
+    flush_retry_now(s);
     for (;;) {
         uint64_t seen = lk_event_generation(&s->changed);
         if (atomic_load_explicit(&s->frozen, memory_order_acquire) == 0) return LK_OK;
-        if (generation != 0 && atomic_load_explicit(&s->flushed_generation,
-                                                    memory_order_acquire) >= generation) {
+        if (generation != 0 &&
+            atomic_load_explicit(&s->flushed_generation, memory_order_acquire) >= generation) {
             return LK_OK;
         }
         lk_status st = lk_store_failure(s, err);
         if (st != LK_OK) return st;
         pthread_mutex_lock(&s->queue_mutex);
-        if (s->background_error.code != LK_OK && s->flush_retry_ns != 0) {
+        if (s->background_error.code != LK_OK && s->flush_retry_ns > RETRY_AT_ONCE) {
             st = s->background_error.code;
             if (err != NULL) *err = s->background_error;
         }
@@ -414,7 +426,9 @@ static void worker_job(lk_store *s)
     s->jobs_running++;
     pthread_mutex_unlock(&s->queue_mutex);
     j->report.status = job_run(s, &j->job, &j->report.result, &err);
-    memcpy(j->report.message, err.message, sizeof err.message);
+    bool named = err.path[0] == 0 || strstr(err.message, err.path) != NULL;
+    (void)snprintf(j->report.message, sizeof j->report.message, "%.255s%s%.250s",
+                   named ? "" : err.path, named ? "" : ": ", err.message);
     pthread_mutex_lock(&s->queue_mutex);
     s->jobs_running--;
     if (j->report.status != LK_OK && j->report.status != LK_CANCELLED) remember_error(s, &err);
@@ -552,7 +566,8 @@ static bool populate(lk_store *s, lk_segment *segment, uint64_t upto)
 {
     uint64_t end = segment->memory_bytes < upto ? segment->memory_bytes : upto;
     if (!segment->mapped || segment->populated >= end) return false;
-    uint64_t n = end - segment->populated < POPULATE_STEP ? end - segment->populated : POPULATE_STEP;
+    uint64_t n =
+        end - segment->populated < POPULATE_STEP ? end - segment->populated : POPULATE_STEP;
     lk_env_populate(s->env, segment->base + segment->populated, (size_t)n, true);
     segment->populated += n;
     return true;

@@ -18,18 +18,18 @@ typedef enum lk_column_form {
     LK_COLUMN_OFFSET32, /* row i is data[offsets[i] .. offsets[i + 1]), int32 (Arrow binary) */
     LK_COLUMN_OFFSET64, /* the same with int64 (Arrow large_binary) */
     LK_COLUMN_SPANS,    /* row i is spans[i]: a pointer and a length (lists of buffers) */
-    LK_COLUMN_INTEGER,  /* key: `width` bytes, big-endian, bits flipped by `flip`, so that it sorts */
-    LK_COLUMN_FLOAT,    /* key: `width` bytes (4 or 8), IEEE order made to sort, big-endian */
+    LK_COLUMN_INTEGER, /* key: `width` bytes, big-endian, bits flipped by `flip`, so that it sorts */
+    LK_COLUMN_FLOAT,   /* key: `width` bytes (4 or 8), IEEE order made to sort, big-endian */
 } lk_column_form;
 
 typedef struct lk_column {
     lk_column_form form;
     uint32_t width;
-    size_t count;          /* rows */
-    size_t stride;         /* bytes from row to row */
-    uint64_t flip;         /* INTEGER: xor mask before the bytes are turned (the sign bit) */
+    size_t count;  /* rows */
+    size_t stride; /* bytes from row to row */
+    uint64_t flip; /* INTEGER: xor mask before the bytes are turned (the sign bit) */
     const uint8_t *data;
-    const void *offsets;   /* int32_t or int64_t, count + 1 of them, checked by the border */
+    const void *offsets; /* int32_t or int64_t, count + 1 of them, checked by the border */
     const lk_bytes *spans;
 } lk_column;
 

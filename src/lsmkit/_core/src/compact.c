@@ -279,7 +279,8 @@ static lk_status settle_stamp(plan *p, const lk_table_meta *const *metas, size_t
 
 static int by_min_key(const void *a, const void *b)
 {
-    const lk_table_meta *x = *(const lk_table_meta *const *)a, *y = *(const lk_table_meta *const *)b;
+    const lk_table_meta *x = *(const lk_table_meta *const *)a,
+                        *y = *(const lk_table_meta *const *)b;
     return lk_key_compare(x->min_key, x->min_len, y->min_key, y->min_len);
 }
 

@@ -37,7 +37,7 @@ enum {
 };
 
 /* New files get mode 0666 less the umask. A symbolic link in the last place is refused (LK_IO,
- * ELOOP), and so is what is no regular file (LK_INVALID). Closed on exec. */
+ * ELOOP), and so is what is no regular file (LK_IO, EISDIR or EINVAL). Closed on exec. */
 lk_status lk_env_open(lk_env *env, const char *path, int flags, lk_file **out, lk_error *err);
 void lk_file_close(lk_file *file); /* NULL is fine; mappings made of it stay */
 const char *lk_file_path(const lk_file *file);

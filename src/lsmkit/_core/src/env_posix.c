@@ -70,8 +70,8 @@ static lk_status posix_open(lk_env *env, const char *path, int flags, lk_file **
     if (fd < 0) LK_TRY(lk_env_fail(err, errno, "open", path, 0));
     if (fstat(fd, &info) != 0) LK_TRY(lk_env_fail(err, errno, "look at", path, 0));
     if (!S_ISREG(info.st_mode)) {
-        LK_TRY(lk_fail(err, LK_INVALID, 0, path, 0, 0, (uint64_t)info.st_mode,
-                       "%s is no regular file", path));
+        int why = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+        LK_TRY(lk_fail(err, LK_IO, why, path, 0, 0, 0, "%s is no regular file", path));
     }
     file->fd = fd;
     *out = &file->base;

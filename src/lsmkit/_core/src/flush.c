@@ -13,8 +13,8 @@
 #include "frame.h"
 #include "order.h"
 
-#define ROWS 256u     /* handed to the table writer together */
-#define AHEAD 32u     /* records touched together before they are gathered */
+#define ROWS 256u /* handed to the table writer together */
+#define AHEAD 32u /* records touched together before they are gathered */
 
 typedef struct source {
     const lk_segment *segment;
@@ -32,13 +32,13 @@ typedef struct flush {
     source sources[LK_FLUSH_SEGMENTS_MAX]; /* newest first */
     uint32_t source_count;
     lk_table_writer *writer;
-    uint32_t tree;        /* of the writer */
-    uint64_t stamp;       /* of the run being written */
-    bool cut;             /* the table is large enough: the next key begins another */
-    bool any;             /* a key was seen in this tree */
-    lk_record newest;     /* first version of the key in hand */
-    uint64_t prefix;      /* of that key */
-    uint64_t newer_seq;   /* of the version before */
+    uint32_t tree;      /* of the writer */
+    uint64_t stamp;     /* of the run being written */
+    bool cut;           /* the table is large enough: the next key begins another */
+    bool any;           /* a key was seen in this tree */
+    lk_record newest;   /* first version of the key in hand */
+    uint64_t prefix;    /* of that key */
+    uint64_t newer_seq; /* of the version before */
     lk_row rows[ROWS];
     uint32_t row_count;
     uint64_t last_seq;

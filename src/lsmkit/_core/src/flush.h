@@ -19,7 +19,7 @@ typedef struct lk_flush {
     const lk_version *version;   /* tells which tombstones may go */
     lk_segment *const *segments; /* oldest first, frozen */
     uint32_t segment_count;
-    const uint64_t *snapshots;   /* descending */
+    const uint64_t *snapshots; /* descending */
     size_t snapshot_count;
     uint64_t table_bytes;
     lk_table_options table;

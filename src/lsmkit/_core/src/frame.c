@@ -119,6 +119,8 @@ static bool record_fits(const uint8_t *p, uint32_t left, uint32_t *out_bytes)
     uint64_t bytes = LK_RECORD_HEADER_BYTES + ((flags & LK_RECORD_TREE) != 0 ? 4 : 0) +
                      (head & 0xFFFF) + (head >> 32);
     if (bytes > left || head >> 32 > LK_VALUE_BYTES_MAX) return false;
+    /* Tree 0 has one form alone, so that a record's length follows from what it says. */
+    if ((flags & LK_RECORD_TREE) != 0 && lk_load32(p + LK_RECORD_HEADER_BYTES) == 0) return false;
     *out_bytes = (uint32_t)bytes;
     return true;
 }

@@ -54,18 +54,23 @@ static lk_segment *segment_alloc(lk_env *env, lk_error *err)
 
 #define FILL_BYTES (1u << 20)
 
+/* By a handle of its own: a kernel tells each handle once of what it could not write, and what it has
+ * told the fill, the sync of a frame would not hear any more. */
 lk_status lk_segment_fill(lk_segment *s, lk_error *err)
 {
     lk_status st = LK_OK;
+    lk_file *file = NULL;
     uint32_t from = atomic_load_explicit(&s->filled, memory_order_relaxed);
     uint32_t n = s->capacity - from < FILL_BYTES ? s->capacity - from : FILL_BYTES;
     if (n == 0) return LK_OK;
     uint8_t *zeros = calloc(1, n);
     if (zeros == NULL) return lk_fail_nomem(err, n);
-    LK_TRY(lk_file_write(s->file, from, zeros, n, err));
-    LK_TRY(lk_file_datasync(s->file, err));
+    LK_TRY(lk_env_open(s->env, lk_file_path(s->file), LK_OPEN_WRITE, &file, err));
+    LK_TRY(lk_file_write(file, from, zeros, n, err));
+    LK_TRY(lk_file_datasync(file, err));
     atomic_store_explicit(&s->filled, from + n, memory_order_release);
 done:
+    lk_file_close(file);
     free(zeros);
     return st;
 }

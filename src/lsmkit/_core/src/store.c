@@ -76,10 +76,7 @@ lk_status lk_store_enter(lk_store *s, lk_error *err)
     return lk_store_closed_error(s, err);
 }
 
-void lk_store_leave(lk_store *s)
-{
-    atomic_fetch_sub_explicit(&s->inside, 1, memory_order_seq_cst);
-}
+void lk_store_leave(lk_store *s) { atomic_fetch_sub_explicit(&s->inside, 1, memory_order_seq_cst); }
 
 /* ---- views and snapshots ---- */
 
@@ -189,7 +186,8 @@ static lk_status directory_prepare(lk_store *s, bool *out_exists, lk_error *err)
         return lk_fail(err, LK_NOT_FOUND, 0, s->dir, 0, 0, 0, "%s: there is no store", s->dir);
     }
     if (*out_exists && o->error_if_exists) {
-        return lk_fail(err, LK_EXISTS, 0, s->dir, 0, 0, 0, "%s: the store is there already", s->dir);
+        return lk_fail(err, LK_EXISTS, 0, s->dir, 0, 0, 0, "%s: the store is there already",
+                       s->dir);
     }
     if (!dir_exists) {
         LK_TRY(lk_env_mkdir(s->env, s->dir, NULL, err));
@@ -386,12 +384,11 @@ static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
         LK_TRY(lk_manifest_create(s->env, s->dir, &mo, s->cache, &s->manifest, err));
     }
     version = lk_manifest_version(s->manifest);
-    if (s->options.read_only) {
-        LK_TRY(tables_hold(version, err));
-    } else {
-        LK_TRY(orphans_remove(s, version, err));
-    }
+    if (s->options.read_only) LK_TRY(tables_hold(version, err));
     LK_TRY(log_recover(s, version, err));
+    /* Behind the verdict on the log: it also finds a manifest that has lost its last edits, whose
+     * tables would be taken for orphans. */
+    if (!s->options.read_only) LK_TRY(orphans_remove(s, version, err));
 done:
     lk_version_unref(version);
     return st;
@@ -415,8 +412,7 @@ static lk_status store_load(lk_store *s, lk_error *err)
         LK_TRY(directory_prepare(s, &exists, err));
     }
     bool may_map = lk_env_may_map(s->env, s->dir);
-    s->mapped = s->options.log_io == LK_LOG_MAPPED ||
-                (s->options.log_io == LK_LOG_AUTO && may_map);
+    s->mapped = s->options.log_io == LK_LOG_MAPPED || (s->options.log_io == LK_LOG_AUTO && may_map);
     LK_TRY(lk_cache_new(s->options.cache_bytes, &s->guard, &s->cache, err));
     lk_limiter_init(&s->limiter, s->env, s->options.rate_limit);
     st = contents_load(s, exists, err);

@@ -39,7 +39,7 @@ typedef struct lk_store_options {
     lk_log_io log_io;
     uint32_t background_threads;
     uint32_t sync_interval_ms;
-    uint32_t frozen_max;      /* segments that may wait for flush before writers wait */
+    uint32_t frozen_max; /* segments that may wait for flush before writers wait */
     bool read_only, create_if_missing, error_if_exists;
     uint64_t lock_timeout_ns; /* how long to wait for another owner */
 } lk_store_options;
@@ -57,10 +57,10 @@ typedef struct lk_snapshot {
 } lk_snapshot;
 
 typedef struct lk_store_counters {
-    _Atomic uint64_t frames, records, bytes;            /* into the log */
+    _Atomic uint64_t frames, records, bytes; /* into the log */
     _Atomic uint64_t syncs, rotations;
-    _Atomic uint64_t stalls, stall_ns;                  /* writers that waited for flush */
-    _Atomic uint64_t slowdowns, slowdown_ns;            /* writers that were slowed on purpose */
+    _Atomic uint64_t stalls, stall_ns;       /* writers that waited for flush */
+    _Atomic uint64_t slowdowns, slowdown_ns; /* writers that were slowed on purpose */
     _Atomic uint64_t flushes, flush_records, flush_bytes, flush_ns;
     _Atomic uint64_t compactions, moves, compact_in, compact_out, compact_rows, compact_ns;
     _Atomic uint64_t rows_copied, recovered_records, recovered_bytes, lost_bytes;
@@ -81,70 +81,70 @@ typedef struct lk_store {
     struct lk_store *registry_next; /* guarded by the registry's mutex, see store.c */
 
     lk_guard guard;
-    _Atomic(lk_view *) view;    /* release; readers load it inside a guard section */
-    _Atomic uint32_t state;     /* lk_state */
-    _Atomic uint32_t inside;    /* calls that may block and are under way */
+    _Atomic(lk_view *) view; /* release; readers load it inside a guard section */
+    _Atomic uint32_t state;  /* lk_state */
+    _Atomic uint32_t inside; /* calls that may block and are under way */
 
     lk_lock write_lock;
     /* guarded by write_lock */
-    lk_segment *active;         /* NULL until the first write */
-    lk_segment *spare;          /* prepared by the keeper */
-    atomic_bool spare_wanted;   /* from the first write on */
-    uint32_t limit;             /* frames that would end behind this take the slow path */
+    lk_segment *active;       /* NULL until the first write */
+    lk_segment *spare;        /* prepared by the keeper */
+    atomic_bool spare_wanted; /* from the first write on */
+    uint32_t limit;           /* frames that would end behind this take the slow path */
     uint64_t next_seq;
     uint64_t next_generation;
-    uint64_t newest_generation; /* of the segment activated last */
+    uint64_t newest_generation;           /* of the segment activated last */
     uint32_t previous_end, previous_link; /* of the last frozen segment, while none is active */
-    bool periodic;              /* something was written that waits for the periodic sync */
-    uint64_t fill_to;           /* where a writer waits for the active segment to be filled */
-    uint64_t pace_ns;           /* when the next piece may be written, under a rate */
-    lk_error spare_error;       /* why no spare can be had */
+    bool periodic;        /* something was written that waits for the periodic sync */
+    uint64_t fill_to;     /* where a writer waits for the active segment to be filled */
+    uint64_t pace_ns;     /* when the next piece may be written, under a rate */
+    lk_error spare_error; /* why no spare can be had */
 
-    lk_lock view_lock;          /* replacing the view */
-    lk_view *limbo[64];         /* replaced views, for the keeper; guarded by view_lock */
+    lk_lock view_lock;  /* replacing the view */
+    lk_view *limbo[64]; /* replaced views, for the keeper; guarded by view_lock */
     uint32_t limbo_count;
-    lk_segment *retired[64];    /* flushed segments, for recycling; guarded by view_lock */
+    lk_segment *retired[64]; /* flushed segments, for recycling; guarded by view_lock */
     uint32_t retired_count;
 
-    lk_lock edit_lock;          /* one manifest edit at a time, with its view */
+    lk_lock edit_lock; /* one manifest edit at a time, with its view */
 
     lk_lock snapshot_lock;
-    lk_snapshot snapshots;      /* ring; guarded by snapshot_lock */
+    lk_snapshot snapshots; /* ring; guarded by snapshot_lock */
 
     pthread_mutex_t sync_mutex;
     pthread_cond_t sync_cond;
-    bool syncing;               /* guarded by sync_mutex: a leader is at it */
+    bool syncing;                /* guarded by sync_mutex: a leader is at it */
     uint64_t durable_generation; /* guarded by sync_mutex */
     uint32_t durable_end;
 
-    _Atomic uint32_t failed;    /* a log write or sync failed; see failure */
-    lk_error failure;           /* written once, before `failed` */
+    _Atomic uint32_t failed; /* a log write or sync failed; see failure */
+    lk_error failure;        /* written once, before `failed` */
     lk_lock failure_lock;
 
-    _Atomic uint64_t write_rate;   /* bytes a second that writers may log; 0: no limit */
-    _Atomic uint32_t stopped;      /* writers wait: too many runs */
-    _Atomic uint32_t frozen;       /* segments that wait for flush */
+    _Atomic uint64_t write_rate; /* bytes a second that writers may log; 0: no limit */
+    _Atomic uint32_t stopped;    /* writers wait: too many runs */
+    _Atomic uint32_t frozen;     /* segments that wait for flush */
     _Atomic uint64_t flushed_generation;
     _Atomic uint32_t recovered_left; /* segments read back at open and not yet flushed */
 
     pthread_mutex_t queue_mutex;
-    pthread_cond_t queue_cond;     /* workers wait here */
+    pthread_cond_t queue_cond; /* workers wait here */
     struct lk_store_job *jobs, *jobs_tail, *done;
     uint32_t jobs_queued, jobs_running;
     bool flushing, stopping;
     uint64_t next_job;
-    lk_error background_error;     /* the last one of a flush or compaction */
+    lk_error background_error; /* the last one of a flush or compaction */
     uint64_t background_errors;
-    uint64_t flush_retry_ns;       /* after a failed flush: not before */
+    uint64_t flush_retry_ns; /* after a failed flush: not before */
 
-    lk_event changed;              /* a flush or job ended, a spare came: all who wait look again */
-    lk_event decide;               /* a flush or job ended: there may be something to compact */
+    lk_event changed; /* a flush or job ended, a spare came: all who wait look again */
+    lk_event decide;  /* a flush or job ended: there may be something to compact */
     lk_event keeper_event;
     pthread_t keeper;
     pthread_t workers[64];
     uint32_t worker_count;
     bool keeper_running;
-    atomic_bool cancel;            /* jobs stop at their next write */
+    atomic_bool cancel; /* jobs stop at their next write */
 
     lk_store_counters counters;
 } lk_store;
@@ -220,14 +220,16 @@ lk_status lk_store_commit(lk_store *s, uint64_t body_bytes, uint32_t records, lk
 
 typedef struct lk_write {
     lk_durability durability;
-    uint64_t timeout_ns;      /* longest wait for room; UINT64_MAX: for ever. LK_BUSY after it */
+    uint64_t timeout_ns; /* longest wait for room; UINT64_MAX: for ever. LK_BUSY after it */
     uint32_t tree;
     lk_kind kind;
-    const lk_column *keys;    /* columns: one record a row ... */
-    const lk_column *values;  /* ... NULL for deletes */
-    const uint8_t *body;      /* or, keys NULL: records as they stand in a log */
+    const lk_column *keys;   /* columns: one record a row ... */
+    const lk_column *values; /* ... NULL for deletes */
+    const uint8_t *body;     /* or, keys NULL: records as they stand in a log */
     uint64_t body_bytes;
     uint64_t records;
+    bool conditional; /* only when none of `keys` was written after `moment`: else LK_MISS, */
+    uint64_t moment;  /* and also when that cannot be told; look again and retry */
 } lk_write;
 
 /* One frame, atomic. Blocks: for room, and for the disk when durability is "sync". */

@@ -203,7 +203,7 @@ static lk_status find_value(const lk_block *b, int which, const lk_block_source 
 static lk_status find_number(const lk_block *b, int which, const lk_block_source *source,
                              uint64_t max, uint64_t *out, lk_error *err)
 {
-    lk_bytes value;
+    lk_bytes value = {NULL, 0};
     lk_status st = find_value(b, which, source, &value, err);
     if (st != LK_OK) return st;
     *out = value.len == 8 ? lk_load64(value.data) : 0;

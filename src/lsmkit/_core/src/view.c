@@ -21,10 +21,7 @@ lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *ve
     return v;
 }
 
-void lk_view_ref(lk_view *v)
-{
-    atomic_fetch_add_explicit(&v->refs, 1, memory_order_relaxed);
-}
+void lk_view_ref(lk_view *v) { atomic_fetch_add_explicit(&v->refs, 1, memory_order_relaxed); }
 
 void lk_view_unref(lk_view *v)
 {
@@ -74,8 +71,7 @@ static lk_lookup segments_get(const lk_view *v, uint32_t tree, const uint8_t *ke
         const lk_segment *s = v->segments[i];
         uint32_t visible = lk_segment_visible(s, seq), ordinal;
         lk_record r;
-        if (visible != 0 &&
-            lk_segment_find(s, tree, key, key_len, hash, visible, &r, &ordinal)) {
+        if (visible != 0 && lk_segment_find(s, tree, key, key_len, hash, visible, &r, &ordinal)) {
             return answer_of(r.kind, r.value, r.value_len, s->base_seq + ordinal, out);
         }
     }
@@ -148,7 +144,8 @@ static bool runs_ask(seekers *k, uint32_t level, const lk_bytes *keys, const uin
     for (uint32_t j = 0; j < k->count; j++) {
         lk_table *table = k->tables[j];
         bool asked = table == NULL;
-        for (uint32_t before = 0; before < j && !asked; before++) asked = k->tables[before] == table;
+        for (uint32_t before = 0; before < j && !asked; before++)
+            asked = k->tables[before] == table;
         if (!asked) table_ask(table, k, keys, hashes, seq, found, out);
     }
     return any;

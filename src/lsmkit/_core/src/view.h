@@ -26,7 +26,7 @@ void lk_view_ref(lk_view *v);
 void lk_view_unref(lk_view *v); /* NULL is accepted */
 
 typedef enum lk_lookup {
-    LK_LOOKUP_ABSENT,  /* never written, or deleted */
+    LK_LOOKUP_ABSENT, /* never written, or deleted */
     LK_LOOKUP_VALUE,
     LK_LOOKUP_BLOCKED, /* a file must be read: lk_view_fetch, outside the guard section */
 } lk_lookup;

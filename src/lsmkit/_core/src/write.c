@@ -12,7 +12,7 @@
 #include "frame.h"
 #include "store.h"
 
-#define PACE_NS 1000000u /* a paced writer gets the bytes of a millisecond at a time */
+#define PACE_NS 1000000u  /* a paced writer gets the bytes of a millisecond at a time */
 #define STRIDE (4u << 20) /* so often a writer tells the keeper to make pages present ahead of it */
 
 /* ---- the hot path ---- */
@@ -379,6 +379,43 @@ static lk_status append(lk_store *s, const lk_write *w, uint64_t body_bytes, boo
     return st;
 }
 
+/* Whether the key was written after `moment`, according to the segments of this view. */
+static bool key_changed(const lk_view *v, uint32_t tree, lk_bytes key, uint64_t moment)
+{
+    uint64_t hash = lk_hash_key(tree, key.data, key.len);
+    for (uint32_t i = 0; i < v->segment_count; i++) {
+        const lk_segment *segment = v->segments[i];
+        uint32_t visible = lk_segment_visible(segment, UINT64_MAX), ordinal;
+        lk_record r;
+        if (segment->base_seq + visible <= moment + 1)
+            return false; /* it and all others are older */
+        if (visible != 0 &&
+            lk_segment_find(segment, tree, key.data, key.len, hash, visible, &r, &ordinal)) {
+            return segment->base_seq + ordinal > moment;
+        }
+    }
+    return false;
+}
+
+/* The write lock is held, so nothing is written meanwhile; but what came after the moment may have
+ * been flushed, and then it is not known. */
+static bool changed_since(lk_store *s, const lk_write *w)
+{
+    uint64_t now;
+    uint8_t scratch[8];
+    lk_view *v = lk_store_view_now(s, &now);
+    bool changed = false;
+    if (now > w->moment) {
+        uint32_t n = v->segment_count;
+        changed = n == 0 || v->segments[n - 1]->base_seq > w->moment + 1;
+        for (uint64_t i = 0; i < w->records && !changed; i++) {
+            changed = key_changed(v, w->tree, lk_column_row(w->keys, i, scratch), w->moment);
+        }
+    }
+    lk_view_unref(v);
+    return changed;
+}
+
 static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_error *err);
 
 lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
@@ -389,7 +426,8 @@ lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
     }
     uint64_t body_bytes = w->keys != NULL ? columns_bytes(w) : w->body_bytes;
     uint64_t frame_bytes = lk_frame_bytes(body_bytes);
-    if (frame_bytes > LK_SEGMENT_BYTES_MAX - LK_SEGMENT_HEADER_BYTES || w->records > UINT32_MAX / 2) {
+    if (frame_bytes > LK_SEGMENT_BYTES_MAX - LK_SEGMENT_HEADER_BYTES ||
+        w->records > UINT32_MAX / 2) {
         return lk_fail(err, LK_INVALID, 0, s->dir, 0, LK_SEGMENT_BYTES_MAX, frame_bytes,
                        "an atomic write of %llu bytes is larger than the largest log segment",
                        (unsigned long long)frame_bytes);
@@ -397,6 +435,10 @@ lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
     bool staged = w->durability == LK_DURABILITY_SYNC;
     lk_status st = lock_with_room(s, frame_bytes, w->timeout_ns, err);
     if (st != LK_OK) return st;
+    if (w->conditional && changed_since(s, w)) {
+        lk_lock_release(&s->write_lock);
+        return LK_MISS;
+    }
     lk_error failure_of = {0};
     st = append(s, w, body_bytes, staged, &failure_of);
     uint64_t generation = s->active->generation;
