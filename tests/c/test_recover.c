@@ -798,6 +798,12 @@ static void flip_every_bit(bool mapped)
 LK_TEST(no_flipped_bit_loses_a_record_unseen_in_a_mapped_log) { flip_every_bit(true); }
 LK_TEST(no_flipped_bit_loses_a_record_unseen_in_a_written_log) { flip_every_bit(false); }
 
+static bool is_zero(const uint8_t *data, uint64_t from, uint64_t to)
+{
+    while (from < to && data[from] == 0) from++;
+    return from >= to;
+}
+
 /* In the same boot a file that is shorter is damage. An empty one is not: a process that was killed
  * while it prepared a segment leaves it so; the log then ends before it, unless another segment
  * comes behind. After a reboot a length may be lost with what is behind it. */
@@ -806,6 +812,13 @@ static void truncate_everywhere(bool mapped)
     for (uint64_t g = 1; g <= 2; g++) {
         for (uint64_t bytes = 0; bytes <= 12288; bytes += bytes < 1024 || bytes > 12200 ? 1 : 97) {
             log l = small_log(mapped);
+            size_t size;
+            uint8_t *header = log_read_file(l.env, g, &size);
+            /* By chance the nonce begins, or the checksum ends, with zeros: what is cut off then looks
+             * like a file that was never begun, or is not missed. */
+            bool as_whole =
+                is_zero(header, 0, bytes) || is_zero(header, bytes, LK_SEGMENT_HEADER_BYTES);
+            free(header);
             log_kill(&l);
             log_truncate(l.env, g, bytes);
             if (bytes == 12288) {
@@ -820,7 +833,8 @@ static void truncate_everywhere(bool mapped)
                 outcome o = recover(&l);
                 uint32_t durable = l.frames[2].end;
                 if (bytes < LK_SEGMENT_HEADER_BYTES) {
-                    CHECK_EQ(o.status, LK_CORRUPT); /* a header is written at one go */
+                    /* A header is written at one go. */
+                    CHECK_EQ(o.status, as_whole ? LK_OK : LK_CORRUPT);
                 } else if (bytes >= l.frames[l.frame_count - 1].end) {
                     CHECK_EQ(o.records, l.record_count);
                 } else if (bytes < l.frames[3].offset + LK_FRAME_HEADER_BYTES) {

@@ -385,8 +385,9 @@ class StoreMachine(RuleBasedStateMachine):
                     assert list(snapshot.items()) == then.range(None, None)
                 assert self.db.stats().background_errors == 0, self.db.stats().last_error
                 self.verify()
-                self.db.close()
         finally:
+            if hasattr(self, "db"):
+                self.db.close()
             shutil.rmtree(self.folder)
 
 

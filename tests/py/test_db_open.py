@@ -367,6 +367,23 @@ def test_timeout_waits_for_the_owner(store_path: str, owner: subprocess.Popen[st
     timer.join()
 
 
+def test_waiting_for_the_owner_can_be_interrupted(store_path: str) -> None:
+    code = """
+try:
+    print("waits", flush=True)
+    lsmkit.open(sys.argv[1], timeout=1e9)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    with lsmkit.open(store_path):
+        child = python(code, store_path)
+        assert child.stdout is not None
+        with child:
+            assert child.stdout.readline() == "waits\n"
+            child.send_signal(signal.SIGINT)
+            assert child.stdout.readline() == "interrupted\n"
+
+
 def test_options_are_those_of_whoever_owned_it_before(store_path: str) -> None:
     """An opener that waits takes what the store has when it gets it, not when it asked."""
     results: list[lsmkit.DB] = []

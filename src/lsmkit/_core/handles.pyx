@@ -9,6 +9,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from libc.stdlib cimport realloc
 
@@ -17,6 +18,7 @@ cdef extern from "Python.h":
     void Py_DECREF_pointer "Py_DECREF" (PyObject *o)
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
+cdef uint64_t LOCK_WAIT_NS = 100_000_000
 
 cdef enum:
     RATES_FLUSHES = 50  # means are taken over the last 50 to 100 flushes
@@ -113,9 +115,15 @@ cdef class Handle:
         o.create_if_missing = create_if_missing
         o.error_if_exists = error_if_exists
         o.read_only = read_only
-        o.lock_timeout_ns = 0 if timeout is None else timeout_ns(timeout)
-        with nogil:
-            st = lk_store_open(lk_env_posix(), dir, &o, &h.s, &err)
+        cdef uint64_t left = 0 if timeout is None else timeout_ns(timeout)
+        while True:
+            o.lock_timeout_ns = min(left, LOCK_WAIT_NS)
+            with nogil:
+                st = lk_store_open(lk_env_posix(), dir, &o, &h.s, &err)
+            if st != LK_LOCKED or left == 0:
+                break
+            PyErr_CheckSignals()  # whoever waits for another process may want to give up
+            left -= o.lock_timeout_ns
         if st != LK_OK:
             raise_error(&err)
         h.path = shown

@@ -638,7 +638,7 @@ static void *keeper_main(void *arg)
         if (stopping) break;
         limbo_drain(s);
         if (s->spare_wanted) spare_prepare(s);
-        retired_trim(s, 2);
+        retired_trim(s, 1);
         periodic_sync(s, &next_sync);
         if (populate_ahead(s)) continue;
         uint64_t wait = (uint64_t)s->options.sync_interval_ms * 1000000u;

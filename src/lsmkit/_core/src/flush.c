@@ -41,6 +41,7 @@ typedef struct flush {
     uint64_t newer_seq; /* of the version before */
     lk_row rows[ROWS];
     uint32_t row_count;
+    uint64_t row_bytes; /* keys and values of those rows */
     uint64_t last_seq;
 } flush;
 
@@ -52,6 +53,7 @@ static lk_status rows_write(flush *f, lk_error *err)
     lk_status st = lk_table_writer_add(f->writer, f->rows, f->row_count, err);
     f->result->rows_out += f->row_count;
     f->row_count = 0;
+    f->row_bytes = 0;
     if (st == LK_OK) f->cut = lk_table_writer_bytes(f->writer) >= f->in->table_bytes;
     return st;
 }
@@ -76,12 +78,14 @@ done:
 static lk_status row_add(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
 {
     lk_status st = LK_OK;
-    if (f->row_count == ROWS) LK_TRY(rows_write(f, err));
+    /* Whether the table is large enough is looked at between the writes: they must not be large. */
+    if (f->row_count == ROWS || f->row_bytes >= f->in->table_bytes / 8) LK_TRY(rows_write(f, err));
     if (f->writer == NULL) {
         LK_TRY(lk_table_writer_new(f->in->env, f->in->dir, lk_manifest_next_file(f->in->manifest),
                                    r->tree, &f->in->table, &f->writer, err));
         f->tree = r->tree;
     }
+    f->row_bytes += (uint64_t)r->key_len + r->value_len;
     f->rows[f->row_count++] = (lk_row){
         .key = r->key,
         .value = r->value,
