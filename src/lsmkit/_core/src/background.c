@@ -325,8 +325,14 @@ static lk_status job_run(lk_store *s, const lk_job *job, lk_job_result *result, 
     lk_edit_init(&edit);
     lk_view *v = lk_store_view(s);
     LK_TRY(lk_store_snapshots(s, &snapshots, &snapshot_count, err));
-    LK_TRY(lk_compact_run(s->env, s->dir, s->manifest, v->version, job, snapshots, snapshot_count,
-                          &edit, result, err));
+    st = lk_compact_run(s->env, s->dir, s->manifest, v->version, job, snapshots, snapshot_count,
+                        &edit, result, err);
+    if (st == LK_INVALID && job->kind == LK_JOB_JOIN) {
+        /* A flush came into the range since it was seen empty: there is nothing to join. */
+        st = LK_OK;
+        goto done;
+    }
+    if (st != LK_OK) goto done;
     if (edit.add_count > 0 && job->kind == LK_JOB_MERGE) {
         LK_TRY(lk_env_sync_dir(s->env, s->dir, err));
     }
