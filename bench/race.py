@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from bench.engines import BY_NAME, ENGINES, Engine, Memory
+from bench.workloads import sorted_chunks
 
 ROUNDS = 5
 REST_SECONDS_MAX = 20.0
@@ -115,11 +116,12 @@ class Loaded:
         self.keys, self.values = keys, values
         self.stores: dict[str, Engine] = {}
         self.paths: dict[str, str] = {}
+        in_order = sorted_chunks(keys, values, 10_000)
         for engine in ENGINES:
             self.paths[engine.name] = os.path.join(tempfile.mkdtemp(dir=place.root), engine.name)
             store = self.stores[engine.name] = engine(self.paths[engine.name])
-            for i in range(0, len(keys), 10_000):
-                store.put_many(keys[i : i + 10_000], values[i : i + 10_000])
+            for piece in in_order:
+                store.put_many(*piece)
             store.rest()
 
     def reopen(self, name: str) -> Engine:

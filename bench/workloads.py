@@ -115,6 +115,12 @@ def chunks(keys: list[bytes], values: list[bytes], size: int) -> list[Chunk]:
     ]
 
 
+def sorted_chunks(keys: list[bytes], values: list[bytes], size: int) -> list[Chunk]:
+    """The same in key order, in which every engine loads fastest and is left in its best shape."""
+    pairs = sorted(zip(keys, values, strict=True))
+    return chunks([key for key, _ in pairs], [value for _, value in pairs], size)
+
+
 # ------------------------------------------------------------------ work, against the clock
 
 
