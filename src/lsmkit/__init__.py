@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from . import compaction
 from ._core.core import Column, Columns, WriteBatch, decode_key, encode_key, encode_keys
-from .db import DB, Snapshot, open
+from .db import DB, open
 from .errors import (
     Busy,
     ClosedError,
@@ -29,6 +29,7 @@ from .errors import (
 )
 from .options import Options
 from .stats import Stats
+from .tree import Snapshot
 from .verify import Verification
 
 __version__ = "0.1.0"

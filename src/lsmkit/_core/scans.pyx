@@ -264,24 +264,24 @@ cdef ColumnScan columns_open(Reader of, bytes lower, upper, size_t rows):
 
 def scan(Reader of not None, start=None, stop=None, *, prefix=None, reverse=False,
          include_start=True, include_stop=False):
-    """See lsmkit.db._Readable.scan."""
+    """See lsmkit.tree._Readable.scan."""
     return scan_open(of, SCAN_PAIRS, start, stop, prefix, reverse, include_start, include_stop)
 
 
 def scan_keys(Reader of not None, start=None, stop=None, *, prefix=None, reverse=False,
               include_start=True, include_stop=False):
-    """See lsmkit.db._Readable.scan_keys."""
+    """See lsmkit.tree._Readable.scan_keys."""
     return scan_open(of, SCAN_KEYS, start, stop, prefix, reverse, include_start, include_stop)
 
 
 def scan_values(Reader of not None, start=None, stop=None, *, prefix=None, reverse=False,
                 include_start=True, include_stop=False):
-    """See lsmkit.db._Readable.scan_values."""
+    """See lsmkit.tree._Readable.scan_values."""
     return scan_open(of, SCAN_VALUES, start, stop, prefix, reverse, include_start, include_stop)
 
 
 def scan_columns(Reader of not None, start=None, stop=None, *, prefix=None, rows=65536):
-    """See lsmkit.db._Readable.scan_columns."""
+    """See lsmkit.tree._Readable.scan_columns."""
     cdef Py_ssize_t n = rows
     if n < 1:
         raise ValueError(f"rows is {rows}; it must be 1 or more")

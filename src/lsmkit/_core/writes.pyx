@@ -1,6 +1,7 @@
 # writes.pyx: writing to one tree, singly, in batches and in columns.
 #
-# Callers   lsmkit.db.DB is a Python subclass of Tree that overrides none of the hot methods.
+# Callers   lsmkit.tree.WritableTree is a Python subclass of Tree that overrides none of the hot
+#           methods.
 # Threads   any. The hot paths keep the GIL and take the write lock with one compare-and-swap; where
 #           that fails, or there is no room, the call goes on in lk_store_write without the GIL.
 # Always    nothing that could run Python code happens while the write lock is held.
