@@ -88,6 +88,7 @@ lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, l
     }
     bool parked = true;
     if (v != NULL) {
+        v->gaps = &s->gaps;
         atomic_store_explicit(&s->view, v, memory_order_seq_cst);
         parked = view_retire(s, old, flushed);
     }

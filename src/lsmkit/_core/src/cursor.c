@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "gap.h"
 
 enum {
     KEPT_BLOCKS_MAX = 64, /* held for one call: 1 MiB where blocks have 16 KiB */
@@ -27,7 +28,7 @@ struct lk_cursor {
     uint32_t tree;
     bool reverse;
     uint64_t seq;
-    lk_bounds bounds;
+    lk_bounds bounds; /* of what no merge was made of yet */
 
     struct segment_part {
         lk_order *order; /* NULL: nothing is visible */
@@ -43,6 +44,8 @@ struct lk_cursor {
 
     lk_status failed;
     lk_error failure;
+    lk_gaps gaps; /* that it need not walk through */
+    lk_gap_watch watch;
     uint8_t bound_bytes[];
 };
 
@@ -109,7 +112,12 @@ lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bo
     c->reverse = reverse;
     c->tree_version = lk_version_tree(view->version, tree);
     choose_ranges(c);
-    if (c->ranges_left > 0) LK_TRY(take_orders(c, err));
+    lk_gap_watch_begin(&c->watch, view, tree, seq, reverse, &c->bounds);
+    c->gaps.count = 0;
+    if (c->ranges_left > 0) {
+        lk_gaps_find(view->gaps, view, tree, seq, &c->bounds, reverse, &c->gaps);
+        LK_TRY(take_orders(c, err));
+    }
     *out = c;
     c = NULL;
 done:
@@ -121,6 +129,7 @@ void lk_cursor_close(lk_cursor *c)
 {
     if (c == NULL) return;
     lk_merge_free(c->merge);
+    lk_gaps_release(&c->gaps);
     for (uint32_t i = 0; c->parts != NULL && i < c->view->segment_count; i++) {
         lk_order_unref(c->parts[i].order);
     }
@@ -149,12 +158,34 @@ static lk_bounds range_bounds(const lk_cursor *c)
     return b;
 }
 
-static lk_status open_range(lk_cursor *c, lk_error *err)
+/* The next keys to be merged: of the range in hand what is left of it, up to the next gap. False: it
+ * is done, and the next one is in hand. */
+static bool next_bounds(lk_cursor *c, lk_bounds *out)
+{
+    const lk_gap *passed;
+    *out = range_bounds(c);
+    bool any = lk_gaps_cut(&c->gaps, c->reverse, out, &passed);
+    if (passed != NULL) lk_gap_watch_pass(&c->watch, passed);
+    if (c->reverse) {
+        c->bounds.upper = any ? out->lower : out->upper;
+    } else if (any) {
+        c->bounds.lower = out->upper;
+    } else {
+        c->bounds.lower = out->lower;
+        if (passed != NULL && passed->upper.data == NULL) c->ranges_left = 1;
+    }
+    if (any && (c->reverse ? out->lower.len == 0 : out->upper.data == NULL)) c->ranges_left = 0;
+    if (any) return true;
+    c->ranges_left--;
+    c->range += c->reverse ? UINT32_MAX : 1;
+    return false;
+}
+
+static lk_status open_range(lk_cursor *c, const lk_bounds *bounds, lk_error *err)
 {
     lk_status st = LK_OK;
-    lk_bounds bounds = range_bounds(c);
     LK_ASSERT(c->merge == NULL);
-    LK_TRY(lk_merge_new(c->tree, &bounds, c->reverse, true, &c->merge, err));
+    LK_TRY(lk_merge_new(c->tree, bounds, c->reverse, true, &c->merge, err));
     for (uint32_t i = 0; i < c->view->segment_count; i++) {
         if (c->parts[i].order == NULL) continue;
         LK_TRY(lk_merge_add_order(c->merge, c->view->segments[i], c->parts[i].order,
@@ -168,8 +199,6 @@ static lk_status open_range(lk_cursor *c, lk_error *err)
     }
     LK_TRY(lk_merge_start(c->merge, err));
     lk_merge_keep(c->merge);
-    c->ranges_left--;
-    c->range += c->reverse ? UINT32_MAX : 1;
 done:
     return st;
 }
@@ -188,8 +217,14 @@ static lk_status next_span(lk_cursor *c, bool stay, bool *out_any, lk_error *err
             lk_merge_free(c->merge);
             c->merge = NULL;
         }
-        if (c->ranges_left == 0) return LK_OK;
-        lk_status st = open_range(c, err);
+        lk_bounds bounds;
+        bool any = false;
+        while (c->ranges_left > 0 && !any) any = next_bounds(c, &bounds);
+        if (!any) {
+            lk_gap_watch_end(&c->watch, c->reverse ? c->bounds.lower : c->bounds.upper);
+            return LK_OK;
+        }
+        lk_status st = open_range(c, &bounds, err);
         if (st != LK_OK) return st;
     }
 }
@@ -268,6 +303,29 @@ static inline bool keeps_too_many(lk_cursor *c)
     return c->merge != NULL && (++c->spans & 15) == 0 && lk_merge_kept(c->merge) >= KEPT_BLOCKS_MAX;
 }
 
+static lk_bytes span_key(const lk_cursor *c, const lk_block *b, uint32_t row)
+{
+    if (b == NULL) return (lk_bytes){c->span.record.key, c->span.record.key_len};
+    return lk_block_key(b, row);
+}
+
+/* `count` rows of the span were passed over; `behind` rows come after them. */
+static void watch_dead(lk_cursor *c, uint32_t count, uint32_t behind)
+{
+    const lk_span *span = &c->span;
+    /* Older versions of a row that lives are no gap. */
+    if (span->repeat && c->watch.rows == 0) return;
+    uint32_t row = c->reverse ? span->first + behind : span->first + span->count - 1 - behind;
+    lk_gap_watch_dead(&c->watch, count, span_key(c, span->block, row));
+}
+
+static inline void watch_live(lk_cursor *c, const piece *p)
+{
+    if (LK_LIKELY(c->watch.rows == 0)) return;
+    uint32_t row = c->reverse ? p->first + p->count - 1 : p->first;
+    lk_gap_watch_live(&c->watch, span_key(c, p->block, row));
+}
+
 /* At most `max` rows more. False at the end (with `stay`, perhaps only of the range), or when more
  * than KEPT_BLOCKS_MAX blocks are kept. */
 static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece *out, bool *out_any,
@@ -286,11 +344,18 @@ static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece 
         }
         if (LK_LIKELY(is_clean(c))) {
             take_clean(c, max, out);
+            watch_live(c, out);
             *out_any = true;
             return LK_OK;
         }
+        uint32_t before = c->span_left;
         *out_any = c->span.count == 1 ? take_single(c, out) : take_several(c, max, out);
-        if (*out_any) return LK_OK;
+        uint32_t behind = c->span_left + (*out_any ? out->count : 0);
+        if (behind < before) watch_dead(c, before - behind, behind);
+        if (*out_any) {
+            watch_live(c, out);
+            return LK_OK;
+        }
     }
 }
 

@@ -290,6 +290,7 @@ static lk_status log_recover(lk_store *s, lk_version *version, lk_error *err)
         st = lk_fail_nomem(err, sizeof *v);
         goto done;
     }
+    v->gaps = &s->gaps;
     atomic_store(&s->view, v);
     atomic_store(&s->frozen, (uint32_t)r.count);
     atomic_store(&s->recovered_left, (uint32_t)r.count);
@@ -335,6 +336,7 @@ static void store_init(lk_store *s)
     lk_lock_init(&s->edit_lock);
     lk_lock_init(&s->snapshot_lock);
     lk_lock_init(&s->failure_lock);
+    lk_gap_memory_init(&s->gaps);
     pthread_mutex_init(&s->sync_mutex, NULL);
     pthread_cond_init(&s->sync_cond, NULL);
     pthread_mutex_init(&s->queue_mutex, NULL);
@@ -533,6 +535,7 @@ void lk_store_free(lk_store *s)
     pthread_mutex_destroy(&s->queue_mutex);
     pthread_cond_destroy(&s->sync_cond);
     pthread_mutex_destroy(&s->sync_mutex);
+    lk_gap_memory_deinit(&s->gaps);
     lk_lock_deinit(&s->failure_lock);
     lk_lock_deinit(&s->snapshot_lock);
     lk_lock_deinit(&s->edit_lock);

@@ -19,6 +19,7 @@
 #include "column.h"
 #include "compact.h"
 #include "cursor.h"
+#include "gap.h"
 #include "limiter.h"
 #include "lock.h"
 #include "view.h"
@@ -80,6 +81,7 @@ typedef struct lk_store {
     lk_limiter limiter;
     struct lk_store *registry_next; /* guarded by the registry's mutex, see store.c */
 
+    lk_gap_memory gaps; /* what scans have learned; its lock is innermost */
     lk_guard guard;
     _Atomic(lk_view *) view; /* release; readers load it inside a guard section */
     _Atomic uint32_t state;  /* lk_state */

@@ -13,6 +13,7 @@ lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *ve
     atomic_init(&v->refs, 1);
     v->segment_count = count;
     v->version = version;
+    v->gaps = NULL;
     lk_version_ref(version);
     for (uint32_t i = 0; i < count; i++) {
         v->segments[i] = segments[i];

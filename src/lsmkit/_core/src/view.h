@@ -13,11 +13,14 @@
 #include "segment.h"
 #include "version.h"
 
+struct lk_gap_memory;
+
 typedef struct lk_view {
     _Atomic uint32_t refs;
     uint32_t segment_count;
     lk_version *version;
-    lk_segment *segments[]; /* newest first */
+    struct lk_gap_memory *gaps; /* the store's, see gap.h; NULL: none. Set before others see it */
+    lk_segment *segments[];     /* newest first */
 } lk_view;
 
 /* Takes references to all that it is given. NULL: no memory. */
