@@ -25,8 +25,9 @@ lk_status lk_fail(lk_error *err, lk_status code, int sys_errno, const char *path
 const char *lk_status_name(lk_status code)
 {
     static const char *const NAMES[] = {
-        "ok",     "full",      "miss", "io",        "corrupt", "no memory", "invalid",     "locked",
-        "closed", "read only", "busy", "not found", "exists",  "cancelled", "unsupported",
+        "ok",      "full",      "miss",        "io",        "corrupt", "no memory",
+        "invalid", "locked",    "closed",      "read only", "busy",    "not found",
+        "exists",  "cancelled", "unsupported", "operator",
     };
     size_t i = (size_t)code;
     return i < sizeof NAMES / sizeof *NAMES ? NAMES[i] : "unknown";

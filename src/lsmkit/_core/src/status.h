@@ -26,6 +26,7 @@ typedef enum lk_status {
     LK_EXISTS,      /* a file that must not exist does */
     LK_CANCELLED,   /* a background job was told to stop */
     LK_UNSUPPORTED, /* the format is of a version that this code does not read */
+    LK_OPERATOR,    /* a merge operator of the program's own failed */
 } lk_status;
 
 #define LK_PATH_MAX 512
