@@ -225,7 +225,7 @@ def _stats_of(raw: dict[str, Any], options: Options, pressure: float) -> dict[st
     c, cache = raw["counters"], raw["cache"]
     version = Version.from_raw(raw["version"])
     policy = options.compaction
-    segments = sum([segment[4] for segment in raw["segments"]])
+    segments = raw["segment_memory"]
     memory = {
         "segments": segments,
         "cache": cache["used_bytes"],

@@ -148,7 +148,8 @@ class Memory(_Counted):
     """What the store holds in memory, bytes."""
 
     segments: int
-    """Log segments that are live or wait for their flush, with their indexes."""
+    """Log segments, with their indexes and orders: those that are live, that wait for their flush,
+    or that wait to be used (again)."""
     cache: int
     """Decoded blocks."""
     tables: int

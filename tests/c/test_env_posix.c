@@ -301,6 +301,14 @@ LK_TEST(test_stores_into_a_mapping_are_in_the_file)
     CHECK_MEM_EQ(view + 4094, "store", 5);
     write_all(file, 0, "write");
     CHECK_MEM_EQ(map, "write", 5);
+#if defined(__linux__)
+    struct rusage before, after;
+    lk_env_evict(env(), map, 8192);
+    CHECK_EQ(getrusage(RUSAGE_SELF, &before), 0);
+    CHECK_MEM_EQ(map + 4094, "store", 5); /* the file kept it */
+    CHECK_EQ(getrusage(RUSAGE_SELF, &after), 0);
+    CHECK(after.ru_minflt > before.ru_minflt); /* and the process did not */
+#endif
     lk_env_unmap(env(), map, 8192);
     lk_env_unmap(env(), view, 5000);
     lk_env_unmap(env(), NULL, 0);

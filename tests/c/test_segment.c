@@ -371,7 +371,10 @@ LK_TEST(a_prepared_segment_has_its_blocks_and_no_header)
         uint8_t *file = file_bytes(&l, s);
         CHECK(lk_segment_header_is_blank(file));
         free(file);
-        CHECK(lk_segment_memory(s) >= 65536);
+        size_t unused = lk_segment_memory(s);
+        CHECK(unused < 65536); /* nothing of the mapping was touched */
+        atomic_store(&s->populated, 40000);
+        CHECK_EQ(lk_segment_memory(s) - unused, 40000 - LK_SEGMENT_HEADER_BYTES);
         lk_segment_unref(s);
         log_free(&l);
     }
@@ -442,6 +445,29 @@ static void recycle_by(bool mapped)
 }
 
 LK_TEST(a_recycled_file_forgets_its_earlier_life) { both_backings(recycle_by); }
+
+LK_TEST(memory_counts_what_was_touched_until_it_is_evicted)
+{
+    lk_error err;
+    log l = log_new(true, 65536);
+    lk_segment *s = log_rotate(&l);
+    lk_order *order;
+    size_t before = lk_segment_memory(s) - lk_index_memory(&s->index);
+    log_batch(&l, 100, false);
+    size_t written = lk_segment_memory(s) - lk_index_memory(&s->index);
+    uint64_t padding = 8; /* of the frame, at most */
+    uint64_t least = s->tail - LK_SEGMENT_HEADER_BYTES - padding + 100 * sizeof(lk_entry);
+    CHECK(written - before >= least && written - before <= least + padding);
+    CHECK_OK(lk_segment_order(s, 100, true, &order, &err), &err);
+    size_t ordered = lk_segment_memory(s);
+    CHECK(ordered - lk_index_memory(&s->index) >= written + 100 * sizeof(lk_order_item));
+    lk_order_unref(order);
+    lk_segment_evict(s);
+    CHECK_EQ(ordered - lk_segment_memory(s), written - 100 * sizeof(lk_entry));
+    check_file(&l, s);
+    log_check_segment(&l, s); /* what is evicted can still be read */
+    log_free(&l);
+}
 
 LK_TEST(a_recycling_that_fails_gives_everything_back)
 {

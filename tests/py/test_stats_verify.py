@@ -103,6 +103,16 @@ def test_the_cache_is_counted(store_path: str) -> None:
         assert memory.total == memory.segments + memory.cache + memory.tables
 
 
+def test_memory_of_segments_is_counted_while_they_are_there(store_path: str) -> None:
+    with lsmkit.open(store_path, segment_bytes=1 << 20) as db:
+        idle = db.stats().memory.segments
+        db.put_many(numbered(1000), [b"v" * 500] * 1000)
+        written = db.stats().memory.segments
+        assert written - idle >= 1000 * 500
+        list(db.scan_keys())
+        assert db.stats().memory.segments - written >= 1000 * 16, "the order of a scan is counted"
+
+
 def test_recovery_is_counted(store_path: str) -> None:
     program = (
         "import os, sys, lsmkit\n"

@@ -104,7 +104,6 @@ cdef extern from "segment.h" nogil:
         uint64_t generation, base_seq
         uint32_t count, tail
         bint recovered
-    size_t lk_segment_memory(const lk_segment *s)
     lk_status lk_segment_verify(const lk_segment *s, uint32_t records, uint64_t *out_bytes,
                                 lk_error *err)
     uint32_t lk_segment_visible(const lk_segment *s, uint64_t seq)
@@ -267,6 +266,7 @@ cdef extern from "store.h" nogil:
     bint lk_store_take_report(lk_store *s, lk_job_report *out)
     uint32_t lk_store_free_workers(lk_store *s)
     bint lk_store_is_quiet(lk_store *s)
+    uint64_t lk_store_segment_memory(lk_store *s)
     uint32_t lk_store_frozen(const lk_store *s)
     uint64_t lk_store_background_errors(lk_store *s, lk_error *out)
 

@@ -42,14 +42,13 @@ cdef dict cache_of(lk_store *s):
 
 
 cdef list segments_of(lk_view *v):
-    """(generation, base sequence, records, bytes used, memory) of each live segment."""
+    """(generation, base sequence, records, bytes used) of each live segment."""
     cdef lk_segment *s
     cdef uint32_t i
     out = []
     for i in range(v.segment_count):
         s = v.segments[i]
-        out.append((s.generation, s.base_seq, lk_segment_visible(s, LK_SEQ_MAX), s.tail,
-                    lk_segment_memory(s)))
+        out.append((s.generation, s.base_seq, lk_segment_visible(s, LK_SEQ_MAX), s.tail))
     return out
 
 
@@ -57,15 +56,18 @@ def raw_stats(Handle h not None):
     """Everything that the core counts, as plain values."""
     cdef lk_view *v
     cdef lk_error last
-    cdef uint64_t errors
+    cdef uint64_t errors, segment_memory
     h.enter()
     v = lk_store_view(h.s)
+    with nogil:
+        segment_memory = lk_store_segment_memory(h.s)
     try:
         errors = lk_store_background_errors(h.s, &last)
         return {
             "counters": counters_of(&h.s.counters),
             "cache": cache_of(h.s),
             "segments": segments_of(v),
+            "segment_memory": segment_memory,
             "frozen": lk_store_frozen(h.s),
             "version": version_tuples(v.version),
             "mapped": bool(h.s.mapped),

@@ -10,6 +10,9 @@
  *           failed flush is tried again after a pause.
  */
 #include <stdio.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <stdlib.h>
 
 #include "check.h"
@@ -21,7 +24,8 @@
 #define FILL_AHEAD (4u << 20)
 #define RETRY_NS 200000000u /* pause after a failed flush */
 #define RETRY_AT_ONCE 1u    /* a time that is over: a flush has failed, and is due again */
-#define IDLE_NS 500000000u  /* the keeper looks for unpinned segments at least so often */
+#define RETIRED_KEPT 2u    /* flushed segments that wait for their next use: two may come at once */
+#define IDLE_NS 500000000u /* the keeper looks for unpinned segments at least so often */
 
 typedef struct lk_store_job {
     struct lk_store_job *next;
@@ -507,16 +511,19 @@ static lk_segment *take_recyclable(lk_store *s)
     return found;
 }
 
-/* Of what is retired one segment waits for its next use; the rest is given back. */
+/* Of what is retired `keep` segments wait for their next use; the rest is given back. What waits keeps
+ * its blocks and its index, and gives its pages back to the kernel. */
 static void retired_trim(lk_store *s, uint32_t keep)
 {
-    lk_segment *dropped[64];
+    lk_segment *dropped[64], *waiting[RETIRED_KEPT];
     uint32_t n = 0, kept = 0;
+    LK_ASSERT(keep <= RETIRED_KEPT);
     lk_lock_acquire(&s->view_lock);
     for (uint32_t i = 0; i < s->retired_count; i++) {
         lk_segment *segment = s->retired[i];
         bool usable = !segment->recovered && segment->capacity == s->options.segment_bytes;
         if (usable && kept < keep) {
+            waiting[kept] = segment;
             s->retired[kept++] = segment;
         } else {
             dropped[n++] = segment;
@@ -524,7 +531,27 @@ static void retired_trim(lk_store *s, uint32_t keep)
     }
     s->retired_count = kept;
     lk_lock_release(&s->view_lock);
+    /* Nobody else takes segments off the list, so those on it are there still. */
+    for (uint32_t i = 0; i < kept; i++) {
+        if (atomic_load_explicit(&waiting[i]->refs, memory_order_acquire) == 1) {
+            lk_segment_evict(waiting[i]);
+        }
+    }
     for (uint32_t i = 0; i < n; i++) segment_forget(s, dropped[i]);
+}
+
+uint64_t lk_store_segment_memory(lk_store *s)
+{
+    uint64_t bytes = 0;
+    lk_lock_acquire(&s->write_lock);
+    if (s->spare != NULL) bytes += lk_segment_memory(s->spare);
+    lk_lock_acquire(&s->view_lock);
+    const lk_view *v = atomic_load_explicit(&s->view, memory_order_relaxed);
+    for (uint32_t i = 0; i < v->segment_count; i++) bytes += lk_segment_memory(v->segments[i]);
+    for (uint32_t i = 0; i < s->retired_count; i++) bytes += lk_segment_memory(s->retired[i]);
+    lk_lock_release(&s->view_lock);
+    lk_lock_release(&s->write_lock);
+    return bytes;
 }
 
 static uint32_t expected_records(lk_store *s)
@@ -572,11 +599,11 @@ static void spare_prepare(lk_store *s)
 static bool populate(lk_store *s, lk_segment *segment, uint64_t upto)
 {
     uint64_t end = segment->memory_bytes < upto ? segment->memory_bytes : upto;
-    if (!segment->mapped || segment->populated >= end) return false;
-    uint64_t n =
-        end - segment->populated < POPULATE_STEP ? end - segment->populated : POPULATE_STEP;
-    lk_env_populate(s->env, segment->base + segment->populated, (size_t)n, true);
-    segment->populated += n;
+    uint64_t from = atomic_load_explicit(&segment->populated, memory_order_relaxed);
+    if (!segment->mapped || from >= end) return false;
+    uint64_t n = end - from < POPULATE_STEP ? end - from : POPULATE_STEP;
+    lk_env_populate(s->env, segment->base + from, (size_t)n, true);
+    atomic_store_explicit(&segment->populated, from + n, memory_order_relaxed);
     return true;
 }
 
@@ -633,10 +660,21 @@ static void periodic_sync(lk_store *s, uint64_t *next_ns)
     if (due) (void)lk_store_sync(s, NULL);
 }
 
+/* Nothing has been written for a while: what waited for the next write is given back, and so is what
+ * malloc has kept of the memory of flush and compaction. */
+static void rest(lk_store *s)
+{
+    retired_trim(s, 0);
+#if defined(__GLIBC__)
+    (void)malloc_trim(0);
+#endif
+}
+
 static void *keeper_main(void *arg)
 {
     lk_store *s = arg;
-    uint64_t next_sync = lk_env_now_ns(s->env);
+    uint64_t next_sync = lk_env_now_ns(s->env), written = 0;
+    bool idle = false, rested = true;
     for (;;) {
         uint64_t seen = lk_event_generation(&s->keeper_event);
         pthread_mutex_lock(&s->queue_mutex);
@@ -645,11 +683,20 @@ static void *keeper_main(void *arg)
         if (stopping) break;
         limbo_drain(s);
         if (s->spare_wanted) spare_prepare(s);
-        retired_trim(s, 1);
+        if (!idle) {
+            retired_trim(s, RETIRED_KEPT);
+        } else if (!rested && lk_store_is_quiet(s)) {
+            rest(s);
+            rested = true;
+        }
         periodic_sync(s, &next_sync);
         if (populate_ahead(s)) continue;
         uint64_t wait = (uint64_t)s->options.sync_interval_ms * 1000000u;
-        (void)lk_event_wait_ns(&s->keeper_event, seen, wait < IDLE_NS ? wait : IDLE_NS);
+        idle = !lk_event_wait_ns(&s->keeper_event, seen, wait < IDLE_NS ? wait : IDLE_NS);
+        uint64_t before = written;
+        written = atomic_load_explicit(&s->counters.records, memory_order_relaxed);
+        idle = idle && written == before;
+        rested = rested && written == before;
     }
     return NULL;
 }

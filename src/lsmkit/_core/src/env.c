@@ -221,6 +221,12 @@ void lk_env_populate(lk_env *env, uint8_t *map, size_t bytes, bool write)
     if (bytes > 0) env->ops->populate(env, map, bytes, write);
 }
 
+void lk_env_evict(lk_env *env, uint8_t *map, size_t bytes)
+{
+    LK_ASSERT(env != NULL && map != NULL);
+    if (bytes > 0) env->ops->evict(env, map, bytes);
+}
+
 lk_status lk_env_detach(lk_env *env, uint8_t *map, size_t bytes, lk_error *err)
 {
     LK_ASSERT(env != NULL && map != NULL && bytes > 0);

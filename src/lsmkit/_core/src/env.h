@@ -84,6 +84,9 @@ lk_status lk_env_unprotect(lk_env *env, uint8_t *map, size_t bytes, lk_error *er
 /* Makes the pages present (for `write`: writable without a fault, and dirty) where the kernel has
  * MADV_POPULATE_*; elsewhere nothing happens. Never fails. */
 void lk_env_populate(lk_env *env, uint8_t *map, size_t bytes, bool write);
+/* Takes the pages of a file mapping out of the process; the file keeps what they hold, and a touch
+ * brings them back. `map` is page-aligned. A hint. */
+void lk_env_evict(lk_env *env, uint8_t *map, size_t bytes);
 /* Puts, at the same address, an anonymous copy in the place of a whole file mapping, so that
  * readers keep what the kernel may drop after a failed sync. Readers may go on meanwhile; the
  * caller keeps writers out. The copy is writable. LK_UNSUPPORTED where the kernel has no mremap. */
@@ -167,6 +170,7 @@ typedef struct lk_env_ops {
     void (*unmap)(lk_env *env, uint8_t *map, size_t bytes);
     lk_status (*protect)(lk_env *env, uint8_t *map, size_t bytes, bool writable, lk_error *err);
     void (*populate)(lk_env *env, uint8_t *map, size_t bytes, bool write);
+    void (*evict)(lk_env *env, uint8_t *map, size_t bytes);
     lk_status (*detach)(lk_env *env, uint8_t *map, size_t bytes, lk_error *err);
 
     lk_status (*rename)(lk_env *env, const char *from, const char *to, lk_error *err);

@@ -286,6 +286,13 @@ static lk_status posix_protect(lk_env *env, uint8_t *map, size_t bytes, bool wri
     return lk_env_fail(err, errno, writable ? "make writable" : "make read-only", "a mapping", 0);
 }
 
+static void posix_evict(lk_env *env, uint8_t *map, size_t bytes)
+{
+    (void)env;
+    /* Of a shared mapping: what was stored stays in the page cache, also on macOS. */
+    (void)madvise(map, bytes, MADV_DONTNEED);
+}
+
 static void posix_populate(lk_env *env, uint8_t *map, size_t bytes, bool write)
 {
     (void)env;
@@ -701,6 +708,7 @@ lk_env *lk_env_posix(void)
         .unmap = posix_unmap,
         .protect = posix_protect,
         .populate = posix_populate,
+        .evict = posix_evict,
         .detach = posix_detach,
         .rename = posix_rename,
         .unlink = posix_unlink,

@@ -248,6 +248,13 @@ static void sim_populate(lk_env *env, uint8_t *map, size_t bytes, bool write)
     (void)write;
 }
 
+static void sim_evict(lk_env *env, uint8_t *map, size_t bytes)
+{
+    (void)env;
+    (void)map;
+    (void)bytes;
+}
+
 static lk_status sim_detach_call(lk_env *env, uint8_t *map, size_t bytes, lk_error *err)
 {
     lk_sim *sim = sim_of(env);
@@ -500,6 +507,7 @@ lk_sim *lk_sim_new(uint64_t seed)
         .unmap = sim_unmap_call,
         .protect = sim_protect_call,
         .populate = sim_populate,
+        .evict = sim_evict,
         .detach = sim_detach_call,
         .rename = sim_rename,
         .unlink = sim_unlink,

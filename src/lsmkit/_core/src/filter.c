@@ -11,9 +11,9 @@
  */
 #include "filter.h"
 
-#include <stdlib.h>
 #include <string.h>
 
+#include "block_memory.h"
 #include "check.h"
 #include "hash.h"
 
@@ -22,9 +22,16 @@ enum {
     HASHES_MIN = 4096,
 };
 
+/* Memory that goes back to the system at once: a table of a million rows takes 8 MiB of hashes, and
+ * malloc would keep them. */
+static size_t hashes_bytes(size_t capacity)
+{
+    return lk_block_memory_size(capacity * sizeof(uint64_t));
+}
+
 void lk_filter_builder_deinit(lk_filter_builder *b)
 {
-    free(b->hashes);
+    lk_block_memory_give(b->hashes, hashes_bytes(b->capacity));
     *b = (lk_filter_builder){NULL, 0, 0};
 }
 
@@ -34,8 +41,10 @@ lk_status lk_filter_builder_reserve(lk_filter_builder *b, size_t more, lk_error 
     if (need <= b->capacity) return LK_OK;
     size_t capacity = b->capacity < HASHES_MIN ? HASHES_MIN : 2 * b->capacity;
     if (capacity < need) capacity = need;
-    uint64_t *grown = realloc(b->hashes, capacity * sizeof *grown);
+    uint64_t *grown = lk_block_memory_take(hashes_bytes(capacity));
     if (grown == NULL) return lk_fail_nomem(err, capacity * sizeof *grown);
+    if (b->count > 0) memcpy(grown, b->hashes, b->count * sizeof *grown);
+    lk_block_memory_give(b->hashes, hashes_bytes(b->capacity));
     b->hashes = grown;
     b->capacity = capacity;
     return LK_OK;

@@ -106,6 +106,11 @@ lk_status lk_segment_order(lk_segment *s, uint32_t visible, bool single, lk_orde
         }
         LK_TRY(order_extend(s, fresh, upto, single, err));
         s->order = fresh;
+        size_t bytes = 0;
+        for (uint32_t i = 0; i < fresh->run_count; i++) {
+            bytes += sizeof(lk_order_run) + (size_t)fresh->runs[i]->count * sizeof(lk_order_item);
+        }
+        atomic_store_explicit(&s->order_bytes, bytes, memory_order_relaxed);
         fresh = NULL;
         lk_order_unref(have);
     }

@@ -133,7 +133,9 @@ static lk_status segment_recycle(const lk_segment_plan *plan, const char *path, 
     LK_TRY(lk_index_clear(&s->index, plan->expected, err));
     lk_order_unref(s->order);
     s->order = NULL;
-    s->populated = 0;
+    atomic_store_explicit(&s->order_bytes, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->populated, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->evicted, false, memory_order_relaxed);
     s->position = s->tail = s->count = s->link = s->synced = 0;
     atomic_store_explicit(&s->published, 0, memory_order_relaxed);
     atomic_store_explicit(&s->indexed, 0, memory_order_relaxed);
@@ -227,10 +229,33 @@ lk_status lk_segment_activate(lk_segment *s, uint64_t base_seq, uint32_t previou
     return st;
 }
 
+static size_t resident_bytes(const lk_segment *s, uint32_t records)
+{
+    if (!s->mapped) return s->memory_bytes;
+    if (atomic_load_explicit(&s->evicted, memory_order_relaxed)) return 0;
+    uint64_t touched = LK_SEGMENT_HEADER_BYTES;
+    if (records > 0) {
+        lk_record r = lk_segment_record(s, records - 1);
+        touched = s->index.entries[records - 1].location +
+                  lk_record_bytes(r.tree, r.key_len, r.value_len);
+    }
+    uint64_t populated = atomic_load_explicit(&s->populated, memory_order_relaxed);
+    return (size_t)(populated > touched ? populated : touched);
+}
+
 size_t lk_segment_memory(const lk_segment *s)
 {
-    return s->memory_bytes + s->staging_bytes + lk_index_memory(&s->index) +
-           (size_t)s->count * sizeof(lk_entry);
+    uint32_t records = atomic_load_explicit(&s->published, memory_order_acquire);
+    return resident_bytes(s, records) + s->staging_bytes + lk_index_memory(&s->index) +
+           (size_t)records * sizeof(lk_entry) +
+           atomic_load_explicit(&s->order_bytes, memory_order_relaxed);
+}
+
+void lk_segment_evict(lk_segment *s)
+{
+    if (!s->mapped || atomic_load_explicit(&s->evicted, memory_order_relaxed)) return;
+    atomic_store_explicit(&s->evicted, true, memory_order_relaxed);
+    lk_env_evict(s->env, s->base, s->memory_bytes);
 }
 
 void lk_segment_ref(lk_segment *s) { atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed); }

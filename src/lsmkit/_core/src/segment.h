@@ -81,13 +81,16 @@ typedef struct lk_segment {
      * writer, who does not pass it; the capacity where frames are not synced. */
     _Atomic(uint32_t) filled;
 
-    uint64_t populated; /* keeper only: pages up to here were made present */
-    uint32_t synced;    /* bytes known to be durable: an fdatasync returned 0 */
+    /* Written by the keeper alone, read by statistics: pages up to here were made present; the
+     * segment was flushed, and its pages have left the process. */
+    _Atomic(uint64_t) populated;
+    atomic_bool evicted;
+    uint32_t synced; /* bytes known to be durable: an fdatasync returned 0 */
 
     /* guarded by order_lock: the sorted order made so far, see order.h */
     lk_lock order_lock;
     struct lk_order *order;
-
+    _Atomic(size_t) order_bytes; /* its memory, for statistics */
 } lk_segment;
 
 /* The seed of all checksums of a frame: where it stands, and in which life of the file. */
@@ -136,7 +139,10 @@ lk_status lk_segment_fill(lk_segment *s, lk_error *err);
 lk_status lk_segment_adopt(lk_env *env, const char *path, lk_segment **out, lk_error *err);
 
 void lk_segment_path(const char *dir, uint64_t generation, char *out, size_t out_bytes);
+/* What it holds in memory, with its index and its order: of the mapping what was touched. */
 size_t lk_segment_memory(const lk_segment *s);
+/* Keeper: takes a flushed segment's pages out of the process, until it is recycled. */
+void lk_segment_evict(lk_segment *s);
 
 /* ---- appending; the caller holds store.write_lock ---- */
 
