@@ -12,7 +12,7 @@ when its call returns, without a system call (`durability`); reads see all that 
 
 from __future__ import annotations
 
-from . import compaction
+from . import compaction, dbm
 from ._core.core import Column, Columns, WriteBatch, decode_key, encode_key, encode_keys
 from .db import DB, open
 from .errors import (
@@ -55,6 +55,7 @@ __all__ = [
     "WriteBatch",
     "__version__",
     "compaction",
+    "dbm",
     "decode_key",
     "encode_key",
     "encode_keys",

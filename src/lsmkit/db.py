@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any, TypeAlias, TypeVar
+    from typing import Any, NoReturn, TypeAlias, TypeVar
 
     from typing_extensions import Self
 
@@ -91,9 +91,14 @@ def open(
         # Until the store is owned, another process may make it, or store other options with it.
         now = handle.property("options")
         if now is None or now == stored or chosen.completed(now) == completed:
-            return DB._opened(handle, completed)
+            return DB._opened(handle, completed, os.fsdecode(where))
         handle.close()
         stored = now
+
+
+def _arrive(place: str, options: Options) -> DB:
+    """What a pickled store becomes where it arrives."""
+    return open(place, read_only=True, options=options)
 
 
 def _settled(look: Callable[[], _T]) -> _T:
@@ -143,17 +148,22 @@ class DB(WritableTree):
     anything with the buffer protocol is taken, a `str` is a TypeError. After `close`, and in a
     forked child, everything but `close` is a ClosedError. Dropping the last reference closes the
     store.
+
+    It pickles as its absolute path and its options, also when it is closed, and opens read-only
+    where it arrives: as the store is at that time. It is not copied.
     """
 
     _tree = 0
     _options: Options
+    _place: str
 
     @classmethod
-    def _opened(cls, handle: core.Handle, options: Options) -> Self:
+    def _opened(cls, handle: core.Handle, options: Options, place: str) -> Self:
         self = cls.__new__(cls)
         self._attach(handle, 0)
         self._handle = handle
         self._options = options
+        self._place = place
         self._coordinator = Coordinator(handle, options)
         if not handle.read_only:
             text = options.to_text()
@@ -179,6 +189,17 @@ class DB(WritableTree):
     def options(self) -> Options:
         """The options in force."""
         return self._options
+
+    # --- In other processes.
+
+    def __reduce__(self) -> tuple[Callable[..., DB], tuple[str, Options]]:
+        return _arrive, (self._place, self._options)
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(f"{self.path}: a store has one owner, and its handle is not copied")
+
+    def __deepcopy__(self, seen: dict[int, Any]) -> NoReturn:
+        self.__copy__()
 
     # --- Closing.
 

@@ -55,9 +55,9 @@ def members(kind: type) -> Iterator[tuple[str, object]]:
 
 
 def public_modules() -> list[ModuleType]:
-    from lsmkit import compaction, errors, options, stats, verify
+    from lsmkit import compaction, dbm, errors, options, stats, verify
 
-    return [lsmkit, compaction, errors, options, stats, verify]
+    return [lsmkit, compaction, dbm, errors, options, stats, verify]
 
 
 def parameters(of: ast.FunctionDef) -> list[str]:
