@@ -1,6 +1,6 @@
 """What can be chosen about a store: `Options`.
 
-Options of the *store* (the first nine fields) say how its files look; they are stored with it, and
+Options of the *store* (the first ten fields) say how its files look; they are stored with it, and
 an `open` that does not name one takes it from there. Options of the *process* (the others) say what
 this process gives to the store while it has it open: they are never stored, and one that is not
 named has its default at each open.
@@ -54,6 +54,7 @@ _STORED = (
     "compression",
     "bottom_compression",
     "compaction",
+    "ttl",
 )
 
 
@@ -86,6 +87,9 @@ class Options(Record):
     `compression`."""
     compaction: Policy = LazyLeveled()
     """Which tables are merged, and when: a policy of `lsmkit.compaction`."""
+    ttl: float | None = None
+    """Seconds that a row lives which is written without a `ttl` of its own: more than 0; None for
+    ever. Rows that are there keep the deadline that they were written with."""
     cache_bytes: int = 256 * MIB
     """Memory for decoded blocks, indexes and filters, shared by the whole store: 0 to 16 TiB."""
     log_io: str = "auto"
@@ -113,6 +117,9 @@ class Options(Record):
         elif name == "bottom_compression":
             if value is not None:
                 check_choice(name, value, _CHOICES["compression"])
+        elif name == "ttl":
+            if value is not None:
+                _check_ttl(value)
         elif not isinstance(value, Policy):
             raise TypeError(
                 f"{name} must be a policy of lsmkit.compaction, not {type(value).__name__}"
@@ -154,6 +161,8 @@ class Options(Record):
                 given[name] = Policy.from_text(value)
             elif name in _INTS:
                 given[name] = int(value)
+            elif name == "ttl":
+                given[name] = float(value) if value else None
             else:
                 given[name] = value or None
         return cls(**given)
@@ -171,6 +180,13 @@ class Options(Record):
 
     def __reduce__(self) -> tuple[Callable[..., Options], tuple[type[Options], dict[str, Any]]]:
         return _remake, (type(self), {name: getattr(self, name) for name in sorted(self.named)})
+
+
+def _check_ttl(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"ttl must be a number of seconds, not {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"ttl is {value!r}; it must be more than 0 seconds, or None")
 
 
 def _remake(kind: type[Options], values: dict[str, Any]) -> Options:

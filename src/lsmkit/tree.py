@@ -211,8 +211,9 @@ class WritableTree(_Readable, core.Tree, MutableMapping[bytes, bytes]):
     def values(self) -> ValuesView[bytes]:
         return _Values(self)
 
-    def update(self, other: Any = (), /, **named: bytes) -> None:
-        """Stores all pairs of a mapping, or of an iterable of pairs, at once and atomically."""
+    def update(self, other: Any = (), /, *, ttl: float | None = None, **named: bytes) -> None:
+        """Stores all pairs of a mapping, or of an iterable of pairs, at once and atomically. `ttl`
+        as for `put`."""
         if named:
             raise TypeError("keys are bytes; keywords would be str")
         if isinstance(other, Mapping):
@@ -221,7 +222,7 @@ class WritableTree(_Readable, core.Tree, MutableMapping[bytes, bytes]):
             pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
         else:
             pairs = list(other)
-        self.put_many([key for key, _ in pairs], [value for _, value in pairs])
+        self.put_many([key for key, _ in pairs], [value for _, value in pairs], ttl=ttl)
 
     def popitem(self) -> tuple[bytes, bytes]:
         """Removes the pair with the smallest key and returns it; KeyError when there is none."""

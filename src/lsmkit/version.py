@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Key: TypeAlias = bytes
-    # (file, bytes, rows, tombstones, min_key, max_key, seq_min, seq_max)
-    RawTable: TypeAlias = tuple[int, int, int, int, bytes, bytes, int, int]
+    # (file, bytes, rows, tombstones, min_key, max_key, seq_min, seq_max, expired)
+    RawTable: TypeAlias = tuple[int, int, int, int, bytes, bytes, int, int, int]
     RawRun: TypeAlias = tuple[int, int, tuple[RawTable, ...]]  # (level, stamp, tables)
     RawRange: TypeAlias = tuple[bytes, tuple[RawRun, ...]]  # (lower, runs)
     RawTree: TypeAlias = tuple[RawRange, ...]
@@ -42,7 +42,17 @@ LEVEL_LAST = 15
 class Table:
     """One SSTable: its file number, what it weighs, and which keys it can hold."""
 
-    __slots__ = ("bytes", "file", "max_key", "min_key", "rows", "seq_max", "seq_min", "tombstones")
+    __slots__ = (
+        "bytes",
+        "expired",
+        "file",
+        "max_key",
+        "min_key",
+        "rows",
+        "seq_max",
+        "seq_min",
+        "tombstones",
+    )
 
     file: int
     bytes: int
@@ -52,6 +62,8 @@ class Table:
     max_key: Key
     seq_min: int
     seq_max: int
+    expired: int
+    """Rows past their deadline, estimated from the first and the last deadline."""
 
     def __init__(self, raw: RawTable) -> None:
         (
@@ -63,6 +75,7 @@ class Table:
             self.max_key,
             self.seq_min,
             self.seq_max,
+            self.expired,
         ) = raw
 
     def __repr__(self) -> str:

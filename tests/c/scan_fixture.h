@@ -240,7 +240,11 @@ LK_TEST_UNUSED static lk_view *world_view(const world *w)
     for (uint32_t i = 0; i < w->segment_count; i++) {
         newest_first[i] = w->segments[w->segment_count - 1 - i];
     }
-    lk_view *v = lk_view_new(newest_first, w->segment_count, w->version);
+    lk_error err;
+    lk_settings *settings;
+    CHECK_OK(lk_settings_new(w->disk.env, NULL, 0, &settings, &err), &err);
+    lk_view *v = lk_view_new(newest_first, w->segment_count, w->version, settings);
+    lk_settings_unref(settings);
     CHECK(v != NULL);
     return v;
 }

@@ -186,8 +186,11 @@ static lk_status run_job(yard *y, job_files *j, lk_job_result *out, lk_error *er
     lk_edit edit;
     lk_edit_init(&edit);
     j->job.files = j->files;
-    lk_status st = lk_compact_run(y->w.disk.env, "/s", y->manifest, y->w.version, &j->job,
-                                  y->snapshots, y->snapshot_count, &edit, out, err);
+    lk_view *v = world_view(&y->w);
+    lk_status st =
+        lk_compact_run(y->w.disk.env, "/s", y->manifest, v, lk_env_wall_us(y->w.disk.env), &j->job,
+                       y->snapshots, y->snapshot_count, &edit, out, err);
+    lk_view_unref(v);
     if (st == LK_OK) world_apply(&y->w, &edit);
     lk_edit_deinit(&edit);
     return st;

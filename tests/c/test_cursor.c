@@ -213,7 +213,10 @@ LK_TEST(a_scan_stays_in_its_tree)
         lk_bytes key = {&i, 1};
         segment_add(s, i % 3, LK_KIND_PUT, key, key);
     }
-    lk_view *v = lk_view_new(&s, 1, none);
+    lk_settings *settings;
+    CHECK_OK(lk_settings_new(lk_env_posix(), NULL, 0, &settings, &err), &err);
+    lk_view *v = lk_view_new(&s, 1, none, settings);
+    lk_settings_unref(settings);
     CHECK(v != NULL);
     for (uint32_t tree = 0; tree < 4; tree++) {
         for (int reverse = 0; reverse < 2; reverse++) {

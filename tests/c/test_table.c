@@ -350,8 +350,9 @@ LK_TEST(test_table_that_is_not_the_manifests_is_corruption)
     lk_error err;
     lk_table_meta meta;
     CHECK_OK(table_write(&d, 1, &r, &TABLE_OPTIONS, &meta, &err), &err);
-    uint64_t *numbers[] = {&meta.nonce,     &meta.bytes,   &meta.rows,   &meta.tombstones,
-                           &meta.raw_bytes, &meta.seq_min, &meta.seq_max};
+    uint64_t *numbers[] = {&meta.nonce,     &meta.bytes,        &meta.rows,        &meta.tombstones,
+                           &meta.raw_bytes, &meta.seq_min,      &meta.seq_max,     &meta.operands,
+                           &meta.deadlines, &meta.deadline_min, &meta.deadline_max};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         (*numbers[i])++;
         CHECK_EQ(ask_everything(&d, &meta, &r), LK_CORRUPT);

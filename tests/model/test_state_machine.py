@@ -60,6 +60,8 @@ values = st.one_of(
 pairs = st.lists(st.tuples(keys, values), max_size=40)
 bounds = st.one_of(st.none(), keys)
 durabilities = st.sampled_from([None, None, None, "process", "periodic", "sync"])
+# A row that lives for 0 seconds is gone at once; one that lives for a day outlives the test.
+ttls = st.sampled_from([None, None, None, 0, 86_400])
 
 policies = st.one_of(
     st.builds(LazyLeveled, runs=st.integers(2, 4)),
@@ -83,6 +85,7 @@ options = st.fixed_dictionaries(
         "background_threads": st.integers(1, 3),
         "sync_interval_ms": st.sampled_from([1, 1000]),
         "compaction": policies,
+        "ttl": st.sampled_from([None, None, 86_400.0]),
     }
 )
 
@@ -127,10 +130,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- Writing
 
-    @rule(key=keys, value=values, durability=durabilities)
-    def put(self, key: bytes, value: bytes, durability: str | None) -> None:
-        self.db.put(key, value, durability=durability)
-        self.model[key] = value
+    def stored(self, key: bytes, value: bytes, ttl: float | None) -> None:
+        if ttl == 0:
+            self.model.pop(key, None)
+        else:
+            self.model[key] = value
+
+    @rule(key=keys, value=values, ttl=ttls, durability=durabilities)
+    def put(self, key: bytes, value: bytes, ttl: float | None, durability: str | None) -> None:
+        self.db.put(key, value, ttl=ttl, durability=durability)
+        self.stored(key, value, ttl)
 
     @rule(key=keys, value=values)
     def set_item(self, key: bytes, value: bytes) -> None:
@@ -142,11 +151,24 @@ class StoreMachine(RuleBasedStateMachine):
         self.db.delete(key, durability=durability)
         self.model.pop(key, None)
 
-    @rule(pairs=pairs, durability=durabilities, form=st.sampled_from(["list", "tuple", "offsets"]))
-    def put_many(self, pairs: list[tuple[bytes, bytes]], durability: str | None, form: str) -> None:
+    @rule(
+        pairs=pairs,
+        ttl=ttls,
+        durability=durabilities,
+        form=st.sampled_from(["list", "tuple", "offsets"]),
+    )
+    def put_many(
+        self,
+        pairs: list[tuple[bytes, bytes]],
+        ttl: float | None,
+        durability: str | None,
+        form: str,
+    ) -> None:
         columns = [[key for key, _ in pairs], [value for _, value in pairs]]
-        self.db.put_many(*[column_of(rows, form) for rows in columns], durability=durability)
-        self.model.update(pairs)
+        rows = [column_of(column, form) for column in columns]
+        self.db.put_many(*rows, ttl=ttl, durability=durability)
+        for key, value in pairs:
+            self.stored(key, value, ttl)
 
     @rule(first=st.integers(0, 80), count=st.integers(1, 200), value=values)
     def put_range(self, first: int, count: int, value: bytes) -> None:
@@ -161,32 +183,32 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.pop(key, None)
 
     @rule(
-        writes=st.lists(st.tuples(keys, st.one_of(st.none(), values)), max_size=30),
+        writes=st.lists(st.tuples(keys, st.one_of(st.none(), values), ttls), max_size=30),
         durability=durabilities,
         fails=st.booleans(),
     )
     def batch(
         self,
-        writes: list[tuple[bytes, bytes | None]],
+        writes: list[tuple[bytes, bytes | None, float | None]],
         durability: str | None,
         fails: bool,
     ) -> None:
         try:
             with self.db.batch(durability=durability) as batch:
-                for key, value in writes:
+                for key, value, ttl in writes:
                     if value is None:
                         batch.delete(key)
                     else:
-                        batch.put(key, value)
+                        batch.put(key, value, ttl=ttl)
                 if fails:
                     raise InterruptedError
         except InterruptedError:
             return
-        for key, value in writes:
+        for key, value, ttl in writes:
             if value is None:
                 self.model.pop(key, None)
             else:
-                self.model[key] = value
+                self.stored(key, value, ttl)
 
     @rule()
     def clear(self) -> None:

@@ -41,6 +41,7 @@ class SimTable:
             last,
             min(seqs),
             max(seqs),
+            0,
         )
 
     def part(self, low: int, high: int) -> dict[int, int]:

@@ -232,6 +232,7 @@ def test_every_option_is_taken(store_path: str) -> None:
         "compression": "zstd",
         "bottom_compression": "none",
         "compaction": lsmkit.compaction.Leveled(),
+        "ttl": 86_400.0,
         "cache_bytes": 1 << 20,
         "log_io": "written",
         "background_threads": 3,

@@ -41,6 +41,7 @@ OTHER = Options(
     compression="zstd",
     bottom_compression="none",
     compaction=Leveled(runs=8),
+    ttl=0.25,
     cache_bytes=0,
 )
 
@@ -54,13 +55,14 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert o.filter_bits == 10
     assert (o.compression, o.bottom_compression) == ("lz4", None)
     assert o.compaction == LazyLeveled()
+    assert o.ttl is None
     assert o.log_io == "auto"
     assert (o.background_threads, o.rate_limit, o.sync_interval_ms) == (2, 0, 1000)
 
 
 def test_every_field_is_checked_by_some_test_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names == {*INT_RANGES, *CHOICES, "compaction"}
+    assert names == {*INT_RANGES, *CHOICES, "compaction", "ttl"}
 
 
 @pytest.mark.parametrize("name", INT_RANGES)
@@ -94,6 +96,17 @@ def test_a_policy_is_an_instance_of_one() -> None:
     for value in ("leveled", LazyLeveled, None):
         with pytest.raises(TypeError, match="compaction must be a policy"):
             Options(compaction=value)
+
+
+def test_a_ttl_is_a_number_of_seconds_or_none() -> None:
+    for value in (None, 1, 0.001, 1e9):
+        assert Options(ttl=value).ttl == value
+    for value in (True, "1", b"1"):
+        with pytest.raises(TypeError, match="ttl must be a number of seconds"):
+            Options(ttl=value)
+    for value in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match=r"ttl is .* must be more than 0 seconds"):
+            Options(ttl=value)
 
 
 def test_an_unknown_field_is_a_type_error() -> None:

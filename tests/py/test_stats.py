@@ -19,7 +19,7 @@ from lsmkit.version import Version
 
 
 def table(file: int, size: int, low: bytes, high: bytes) -> tuple[Any, ...]:
-    return (file, size, size // 100, 3, low, high, 1, 9)
+    return (file, size, size // 100, 3, low, high, 1, 9, 0)
 
 
 def version() -> Version:

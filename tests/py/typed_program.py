@@ -62,7 +62,7 @@ def mapping(db: lsmkit.DB) -> None:
 
 def batches(db: lsmkit.DB) -> None:
     with db.batch(durability="periodic", timeout=2.0) as b:
-        b.put(b"k1", b"v1")
+        b.put(b"k1", b"v1", ttl=60)
         b.delete(b"k2")
     batch = lsmkit.WriteBatch()
     assert not batch
@@ -81,6 +81,7 @@ def columns(db: lsmkit.DB) -> None:
     numbers = np.arange(100, dtype="i8")
     db.put_many(numbers, numbers.astype("f8"))
     db.put_many([b"x", b"y"], (b"1", bytearray(b"2")), durability="process", timeout=1)
+    db.put_many([b"x"], [b"1"], ttl=0.5)
     db.put_many(np.array([b"k1", b"k2"]), np.zeros((2, 4), np.uint8))
     data, offsets = b"onetwo", np.array([0, 3, 6])
     db.put_many((data, offsets), [b"1", b"2"])
@@ -232,6 +233,7 @@ def options(db: lsmkit.DB) -> None:
         compression="zstd",
         bottom_compression=None,
         compaction=compaction.Leveled(),
+        ttl=3600,
         cache_bytes=1 << 20,
         log_io="auto",
         background_threads=1,

@@ -10,6 +10,7 @@ cdef extern from "env.h" nogil:
     ctypedef struct lk_env:
         pass
     lk_env *lk_env_posix()
+    uint64_t lk_env_wall_us(lk_env *env)
 
 cdef extern from "guard.h" nogil:
     ctypedef struct lk_guard:
@@ -28,6 +29,8 @@ cdef extern from "row.h" nogil:
     ctypedef enum lk_kind:
         LK_KIND_PUT
         LK_KIND_DELETE
+        LK_KIND_MERGE
+        LK_KIND_PUT_UNTIL
     const uint64_t LK_SEQ_MAX
 
 cdef extern from "codec.h" nogil:
@@ -51,6 +54,7 @@ cdef extern from "cache.h" nogil:
 cdef extern from "table.h" nogil:
     ctypedef struct lk_table_meta:
         uint64_t file, nonce, bytes, rows, tombstones, raw_bytes, seq_min, seq_max
+        uint64_t operands, deadlines, deadline_min, deadline_max
         uint32_t tree, min_len, max_len
         uint8_t *min_key
         uint8_t *max_key
@@ -110,11 +114,32 @@ cdef extern from "segment.h" nogil:
     size_t lk_record_bytes(uint32_t tree, size_t key_len, size_t value_len)
     uint8_t *lk_record_write(uint8_t *to, uint32_t tree, lk_kind kind, const uint8_t *key,
                              size_t key_len, const uint8_t *value, size_t value_len)
+    uint8_t *lk_record_write_headed(uint8_t *to, uint32_t tree, lk_kind kind, const uint8_t *key,
+                                    size_t key_len, const uint8_t *head, size_t head_len,
+                                    const uint8_t *value, size_t value_len)
+
+cdef extern from "operator.h" nogil:
+    ctypedef struct lk_operator:
+        pass
+
+cdef extern from "settings.h" nogil:
+    const uint64_t LK_TTL_NONE
+    ctypedef struct lk_tree_settings:
+        uint32_t tree
+        lk_operator *op
+        uint64_t ttl_us
+    ctypedef struct lk_settings:
+        bint has_ttl
+    lk_status lk_settings_new(lk_env *env, const lk_tree_settings *trees, uint32_t count,
+                              lk_settings **out, lk_error *err)
+    void lk_settings_unref(lk_settings *s)
+    const lk_tree_settings *lk_settings_tree(const lk_settings *s, uint32_t tree)
 
 cdef extern from "view.h" nogil:
     ctypedef struct lk_view:
         uint32_t segment_count
         lk_version *version
+        lk_settings *settings
         lk_segment **segments
     ctypedef enum lk_lookup:
         LK_LOOKUP_ABSENT
@@ -203,6 +228,7 @@ cdef extern from "store.h" nogil:
         uint32_t background_threads, sync_interval_ms, frozen_max
         bint read_only, create_if_missing, error_if_exists
         uint64_t lock_timeout_ns
+        lk_settings *settings
     ctypedef struct lk_snapshot:
         uint64_t seq
     ctypedef struct lk_store_counters:
@@ -226,6 +252,8 @@ cdef extern from "store.h" nogil:
         lk_kind kind
         const lk_column *keys
         const lk_column *values
+        uint64_t ttl_us
+        bint has_ttl, stamp
         const uint8_t *body
         uint64_t body_bytes, records, moment
         bint conditional
@@ -254,6 +282,9 @@ cdef extern from "store.h" nogil:
     lk_status lk_store_try_put(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
                                uint32_t key_len, const uint8_t *value, uint32_t value_len,
                                uint64_t hash)
+    lk_status lk_store_try_put_for(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
+                                   uint32_t key_len, const uint8_t *value, uint32_t value_len,
+                                   uint64_t ttl_us)
     lk_status lk_store_try_begin(lk_store *s, uint64_t body_bytes, uint32_t records, uint8_t **out)
     lk_status lk_store_commit(lk_store *s, uint64_t body_bytes, uint32_t records, lk_error *err)
     lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)

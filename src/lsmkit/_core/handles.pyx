@@ -34,6 +34,28 @@ cdef uint64_t timeout_ns(object seconds) except? 0:
     return <uint64_t>(value * 1e9) if value < 1e9 else NO_TIMEOUT
 
 
+cdef uint64_t ttl_us_of(object seconds) except? 0:
+    """Seconds as the core takes them; None, and more than anybody waits, are for ever."""
+    if seconds is None:
+        return LK_TTL_NONE
+    cdef double value = seconds
+    if not value >= 0:
+        raise ValueError(f"ttl is {seconds!r}; it must be 0 or more seconds")
+    return <uint64_t>(value * 1e6) if value < 1e12 else LK_TTL_NONE
+
+
+cdef lk_settings *settings_of(object options) except NULL:
+    """Of the trees of a store with these options; the caller gives it back."""
+    cdef lk_tree_settings tree
+    cdef lk_settings *out = NULL
+    cdef lk_error err
+    memset(&tree, 0, sizeof(tree))
+    tree.ttl_us = ttl_us_of(options.ttl)
+    if lk_settings_new(lk_env_posix(), &tree, 1, &out, &err) != LK_OK:
+        raise_error(&err)
+    return out
+
+
 cdef lk_durability durability_of(object name) except *:
     if name == "process":
         return LK_DURABILITY_PROCESS
@@ -85,6 +107,7 @@ cdef class Handle:
     cdef uint64_t seen           # of the event `decide`
     cdef readonly str path
     cdef readonly bint read_only
+    cdef bint has_ttl            # of some tree
     cdef lk_durability durability
     cdef lk_store_counters rates_from, rates_next  # where the means of `rates` begin
     cdef uint64_t errors
@@ -115,15 +138,20 @@ cdef class Handle:
         o.create_if_missing = create_if_missing
         o.error_if_exists = error_if_exists
         o.read_only = read_only
+        o.settings = settings_of(options)
+        h.has_ttl = o.settings.has_ttl
         cdef uint64_t left = 0 if timeout is None else timeout_ns(timeout)
-        while True:
-            o.lock_timeout_ns = min(left, LOCK_WAIT_NS)
-            with nogil:
-                st = lk_store_open(lk_env_posix(), dir, &o, &h.s, &err)
-            if st != LK_LOCKED or left == 0:
-                break
-            PyErr_CheckSignals()  # whoever waits for another process may want to give up
-            left -= o.lock_timeout_ns
+        try:
+            while True:
+                o.lock_timeout_ns = min(left, LOCK_WAIT_NS)
+                with nogil:
+                    st = lk_store_open(lk_env_posix(), dir, &o, &h.s, &err)
+                if st != LK_LOCKED or left == 0:
+                    break
+                PyErr_CheckSignals()  # whoever waits for another process may want to give up
+                left -= o.lock_timeout_ns
+        finally:
+            lk_settings_unref(o.settings)
         if st != LK_OK:
             raise_error(&err)
         h.path = shown
@@ -331,6 +359,20 @@ cdef dict version_tuples(const lk_version *v):
     return out
 
 
+cdef uint64_t expired_rows(const lk_table_meta *m):
+    """How many rows of a table are past their deadline, if deadlines are spread evenly."""
+    cdef uint64_t now
+    if m.deadlines == 0:
+        return 0
+    now = lk_env_wall_us(lk_env_posix())
+    if now < m.deadline_min:
+        return 0
+    if now >= m.deadline_max:
+        return m.deadlines
+    return 1 + <uint64_t>((now - m.deadline_min) / <double>(m.deadline_max - m.deadline_min)
+                          * (m.deadlines - 1))
+
+
 cdef tuple run_tuple(const lk_run *run):
     cdef const lk_table_meta *m
     cdef uint32_t k
@@ -340,7 +382,7 @@ cdef tuple run_tuple(const lk_run *run):
         tables.append((m.file, m.bytes, m.rows, m.tombstones,
                        PyBytes_FromStringAndSize(<const char *>m.min_key, m.min_len),
                        PyBytes_FromStringAndSize(<const char *>m.max_key, m.max_len),
-                       m.seq_min, m.seq_max))
+                       m.seq_min, m.seq_max, expired_rows(m)))
     return run.level, run.stamp, tuple(tables)
 
 

@@ -24,6 +24,8 @@ cdef class Tree(Reader):
 
     cdef lk_durability durability
     cdef bint is_fast       # the store's own durability asks for no sync
+    cdef bint is_plain      # ... and rows have no deadline that the tree gives them
+    cdef uint64_t ttl_us    # that the tree gives to rows; LK_TTL_NONE
 
     def _attach(self, Handle handle, uint32_t tree):
         self.handle = handle
@@ -32,42 +34,49 @@ cdef class Tree(Reader):
         self.seq = LK_SEQ_MAX
         self.durability = handle.durability
         self.is_fast = handle.durability != LK_DURABILITY_SYNC and not handle.read_only
+        cdef lk_view *v = lk_store_view(handle.s)
+        self.ttl_us = lk_settings_tree(v.settings, tree).ttl_us
+        lk_view_unref(v)
+        self.is_plain = self.is_fast and self.ttl_us == LK_TTL_NONE
 
     # --- One row.
 
-    def put(self, key, value, *, durability=None, timeout=None):
+    def put(self, key, value, *, ttl=None, durability=None, timeout=None):
         """Stores `value` under `key`, replacing what was there.
 
-        `durability` is "process", "periodic" or "sync", the store's by default: what the write
+        `ttl` is for how many seconds, from now on, by the clock of the wall: then the row is as if
+        it were deleted, for every reader. 0 is at once, None as long as the store's option `ttl`
+        says, `math.inf` for ever. `durability` is "process", "periodic" or "sync", the store's by default: what the write
         survives once this returns. `timeout` bounds the seconds that it may wait for room; after
         that it raises Busy and nothing was written. Costs one frame in the log, about 40 ns of C.
         """
         if (PyBytes_CheckExact(key) and PyBytes_CheckExact(value) and durability is None
-                and timeout is None and self.put_now(LK_KIND_PUT, key, value)):
+                and timeout is None and ttl is None and self.put_now(LK_KIND_PUT, key, value)):
             return
-        self.put_slow(LK_KIND_PUT, key, value, durability, timeout)
+        self.put_slow(LK_KIND_PUT, key, value, ttl, durability, timeout)
 
     def __setitem__(self, key, value):
         if (PyBytes_CheckExact(key) and PyBytes_CheckExact(value)
                 and self.put_now(LK_KIND_PUT, key, value)):
             return
-        self.put_slow(LK_KIND_PUT, key, value, None, None)
+        self.put_slow(LK_KIND_PUT, key, value, None, None, None)
 
     def delete(self, key, *, durability=None, timeout=None):
         """Removes `key`; no error when it is not there. Keywords as for `put`."""
         if (PyBytes_CheckExact(key) and durability is None and timeout is None
                 and self.put_now(LK_KIND_DELETE, key, b"")):
             return
-        self.put_slow(LK_KIND_DELETE, key, b"", durability, timeout)
+        self.put_slow(LK_KIND_DELETE, key, b"", None, durability, timeout)
 
     def __delitem__(self, key):
-        if self.exchange(LK_KIND_DELETE, key, b"") is None:
+        if self.exchange(LK_KIND_DELETE, key, b"", None) is None:
             raise KeyError(key)
 
-    def setdefault(self, key, default=None):
+    def setdefault(self, key, default=None, *, ttl=None):
         """The value of `key`; where there is none, stores `default`, which is bytes-like, and
-        returns that. Atomic: of several threads one stores, and all get the same."""
-        value = self.exchange(LK_KIND_PUT, key, default)
+        returns that. Atomic: of several threads one stores, and all get the same. `ttl` as for
+        `put`."""
+        value = self.exchange(LK_KIND_PUT, key, default, ttl)
         if value is not None:
             return value
         return default if PyBytes_CheckExact(default) else bytes(default)
@@ -77,14 +86,14 @@ cdef class Tree(Reader):
         Atomic: a value is returned once."""
         if len(default) > 1:
             raise TypeError(f"pop takes a key and at most one default, not {len(default)}")
-        value = self.exchange(LK_KIND_DELETE, key, b"")
+        value = self.exchange(LK_KIND_DELETE, key, b"", None)
         if value is not None:
             return value
         if default:
             return default[0]
         raise KeyError(key)
 
-    cdef object exchange(self, lk_kind kind, key, value):
+    cdef object exchange(self, lk_kind kind, key, value, ttl):
         """The value that is there. A put is made where there is none, a delete where there is one:
         if the key was written between the look and the write, both are done again."""
         cdef _Bytes k = key_of(key), v = None
@@ -92,7 +101,7 @@ cdef class Tree(Reader):
         cdef lk_column keys, values
         cdef lk_view *view
         cdef lk_write w
-        self.prepare(&w, None, None)
+        self.prepare(&w, ttl, None, None)
         while True:
             view = self.pin(&w.moment)
             try:
@@ -118,13 +127,17 @@ cdef class Tree(Reader):
         """Into the active segment, if it has room and nobody holds its lock; both are bytes."""
         cdef Py_ssize_t n = PyBytes_GET_SIZE(key), m = PyBytes_GET_SIZE(value)
         cdef const uint8_t *k = <const uint8_t *>PyBytes_AS_STRING(key)
-        if not self.is_fast or n > <Py_ssize_t>LK_KEY_BYTES_MAX or m > <Py_ssize_t>LK_VALUE_BYTES_MAX:
+        if n > <Py_ssize_t>LK_KEY_BYTES_MAX or m > <Py_ssize_t>LK_VALUE_BYTES_MAX:
             return False
+        if not self.is_plain:
+            return self.is_fast and lk_store_try_put_for(
+                self.s, self.tree, kind, k, <uint32_t>n, <const uint8_t *>PyBytes_AS_STRING(value),
+                <uint32_t>m, self.ttl_us) == LK_OK
         return lk_store_try_put(self.s, self.tree, kind, k, <uint32_t>n,
                                 <const uint8_t *>PyBytes_AS_STRING(value), <uint32_t>m,
                                 lk_hash_key(self.tree, k, <size_t>n)) == LK_OK
 
-    cdef int put_slow(self, lk_kind kind, key, value, durability, timeout) except -1:
+    cdef int put_slow(self, lk_kind kind, key, value, ttl, durability, timeout) except -1:
         cdef _Bytes k = key_of(key)
         cdef _Bytes v = bytes_of(value, "value", LK_VALUE_BYTES_MAX)
         cdef lk_bytes key_span, value_span
@@ -132,7 +145,7 @@ cdef class Tree(Reader):
         cdef lk_write w
         one_row(&keys, &key_span, k)
         one_row(&values, &value_span, v)
-        self.prepare(&w, durability, timeout)
+        self.prepare(&w, ttl, durability, timeout)
         w.kind = kind
         w.keys = &keys
         w.values = &values
@@ -140,11 +153,13 @@ cdef class Tree(Reader):
         self.write_now(&w)
         return 0
 
-    cdef int prepare(self, lk_write *w, durability, timeout) except -1:
+    cdef int prepare(self, lk_write *w, ttl, durability, timeout) except -1:
         memset(w, 0, sizeof(w[0]))
         w.durability = self.durability if durability is None else durability_of(durability)
         w.timeout_ns = timeout_ns(timeout)
         w.tree = self.tree
+        w.ttl_us = self.ttl_us if ttl is None else ttl_us_of(ttl)
+        w.has_ttl = w.ttl_us != LK_TTL_NONE
         return 0
 
     cdef bint write_now(self, const lk_write *w) except -1:
@@ -163,8 +178,9 @@ cdef class Tree(Reader):
 
     # --- Columns.
 
-    def put_many(self, keys, values, *, durability=None, timeout=None):
+    def put_many(self, keys, values, *, ttl=None, durability=None, timeout=None):
         """Stores many rows at once, atomically and in order: of equal keys the last one stays.
+        `ttl` holds for all of them, as for `put`.
 
         `keys` and `values` are columns: a list or tuple of bytes-like objects, a NumPy array
         (S<n>, (n, width) uint8, integers or floats in one dimension), an Arrow array, or
@@ -172,20 +188,20 @@ cdef class Tree(Reader):
         sort as numbers; as values little-endian. Raises ValueError when the lengths differ or a
         row is null. Costs about 30 ns a row beyond the copy; runs without the GIL.
         """
-        if (durability is None and timeout is None and self.is_fast
+        if (durability is None and timeout is None and ttl is None and self.is_plain
                 and self.put_lists(keys, values)):
             return
-        self.write_columns(LK_KIND_PUT, keys, values, durability, timeout)
+        self.write_columns(LK_KIND_PUT, keys, values, ttl, durability, timeout)
 
     def delete_many(self, keys, *, durability=None, timeout=None):
         """Removes many keys at once, atomically; `keys` is a column as for `put_many`."""
-        self.write_columns(LK_KIND_DELETE, keys, None, durability, timeout)
+        self.write_columns(LK_KIND_DELETE, keys, None, None, durability, timeout)
 
-    cdef int write_columns(self, lk_kind kind, keys, values, durability, timeout) except -1:
+    cdef int write_columns(self, lk_kind kind, keys, values, ttl, durability, timeout) except -1:
         cdef _ColumnIn k = column_in(keys, "keys", True)
         cdef _ColumnIn v = None
         cdef lk_write w
-        self.prepare(&w, durability, timeout)
+        self.prepare(&w, ttl, durability, timeout)
         w.kind = kind
         w.keys = &k.col
         w.records = k.col.count
@@ -249,10 +265,11 @@ cdef class Tree(Reader):
         cdef lk_error err
         cdef lk_status st
         if batch.records == 0:
-            self.prepare(&w, durability, timeout)
+            self.prepare(&w, None, durability, timeout)
             self.handle.check_open()
             return
-        if (durability is None and timeout is None and self.is_fast
+        cdef bint stamp = batch.has_ttl or self.handle.has_ttl
+        if (not stamp and durability is None and timeout is None and self.is_fast
                 and batch.records < 0x7FFFFFFF
                 and lk_store_try_begin(self.s, batch.used, <uint32_t>batch.records, &to) == LK_OK):
             batch.locked += 1
@@ -263,7 +280,8 @@ cdef class Tree(Reader):
             if st != LK_OK:
                 raise_error(&err)
             return
-        self.prepare(&w, durability, timeout)
+        self.prepare(&w, None, durability, timeout)
+        w.stamp = stamp
         w.body = batch.data
         w.body_bytes = batch.used
         w.records = batch.records
@@ -315,6 +333,7 @@ cdef class WriteBatch:
     cdef uint8_t *data
     cdef size_t used, capacity
     cdef uint64_t records
+    cdef bint has_ttl        # some put brings a ttl of its own
     cdef int locked          # being written without the GIL
 
     def __dealloc__(self):
@@ -334,8 +353,12 @@ cdef class WriteBatch:
         """Bytes that the writes take in the log."""
         return self.used
 
-    def put(self, key, value):
-        """Stores `value` under `key` when the batch is applied."""
+    def put(self, key, value, *, ttl=None):
+        """Stores `value` under `key` when the batch is applied, for `ttl` seconds from then on; see
+        `DB.put`."""
+        if ttl is not None:
+            self.put_for(key, value, ttl_us_of(ttl))
+            return
         if (PyBytes_CheckExact(key) and PyBytes_CheckExact(value)
                 and PyBytes_GET_SIZE(key) <= <Py_ssize_t>LK_KEY_BYTES_MAX
                 and PyBytes_GET_SIZE(value) <= <Py_ssize_t>LK_VALUE_BYTES_MAX):
@@ -347,6 +370,15 @@ cdef class WriteBatch:
         cdef _Bytes v = bytes_of(value, "value", LK_VALUE_BYTES_MAX)
         self.append(LK_KIND_PUT, k.data, k.len, v.data, v.len)
 
+    cdef int put_for(self, key, value, uint64_t ttl_us) except -1:
+        """With the ttl where the log will have the deadline."""
+        cdef _Bytes k = key_of(key)
+        cdef _Bytes v = bytes_of(value, "value", LK_VALUE_BYTES_MAX)
+        self.append_headed(LK_KIND_PUT_UNTIL, k.data, k.len, <const uint8_t *>&ttl_us,
+                           sizeof(ttl_us), v.data, v.len)
+        self.has_ttl = True
+        return 0
+
     def delete(self, key):
         """Removes `key` when the batch is applied."""
         cdef _Bytes k = key_of(key)
@@ -357,6 +389,7 @@ cdef class WriteBatch:
         self.check_unlocked()
         self.used = 0
         self.records = 0
+        self.has_ttl = False
 
     cdef int check_unlocked(self) except -1:
         if self.locked:
@@ -365,7 +398,11 @@ cdef class WriteBatch:
 
     cdef int append(self, lk_kind kind, const uint8_t *key, size_t n, const uint8_t *value,
                     size_t m) except -1:
-        cdef size_t more = lk_record_bytes(0, n, m), want
+        return self.append_headed(kind, key, n, NULL, 0, value, m)
+
+    cdef int append_headed(self, lk_kind kind, const uint8_t *key, size_t n, const uint8_t *head,
+                           size_t h, const uint8_t *value, size_t m) except -1:
+        cdef size_t more = lk_record_bytes(0, n, h + m), want
         cdef uint8_t *larger
         self.check_unlocked()
         if self.used + more > self.capacity:
@@ -375,7 +412,7 @@ cdef class WriteBatch:
                 raise MemoryError()
             self.data = larger
             self.capacity = want
-        lk_record_write(self.data + self.used, 0, kind, key, n, value, m)
+        lk_record_write_headed(self.data + self.used, 0, kind, key, n, head, h, value, m)
         self.used += more
         self.records += 1
         return 0

@@ -71,7 +71,7 @@ class Policy(Record):
 
     def unsettled(self, tree: Tree, start: bytes | None, stop: bytes | None) -> frozenset[int]:
         """The files with keys of [start, stop) that a full compaction would take up: those above
-        the last level, and those in it that still hold deletes."""
+        the last level, and those in it that still hold deletes or expired rows."""
         return frozenset(
             table.file
             for index in tree.touched(start, stop)
@@ -128,7 +128,8 @@ class Policy(Record):
         bottom = self.bottom(r)
         for run in r.runs:
             for table in run.tables:
-                if (run.level != bottom or table.tombstones) and _touches(table, start, stop):
+                is_settled = run.level == bottom and not table.tombstones and not table.expired
+                if not is_settled and _touches(table, start, stop):
                     yield table
 
     def _full_job(self, tree: Tree, r: Range, options: Options, tables: list[Table]) -> Job:

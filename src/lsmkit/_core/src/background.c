@@ -74,22 +74,33 @@ static bool view_retire(lk_store *s, lk_view *old, uint64_t flushed)
     return true;
 }
 
-lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
-                           lk_error *err)
+/* As lk_store_install; `tree` (may be NULL) replaces its settings. */
+static lk_status view_replace(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
+                              const lk_tree_settings *tree, lk_error *err)
 {
+    lk_settings *settings = NULL;
     lk_lock_acquire(&s->view_lock);
     lk_view *old = atomic_load_explicit(&s->view, memory_order_relaxed);
     uint32_t n = 0;
     lk_view *v = NULL;
+    if (tree != NULL) {
+        lk_status st = lk_settings_with(old->settings, tree, &settings, err);
+        if (st != LK_OK) {
+            lk_lock_release(&s->view_lock);
+            return st;
+        }
+    }
     lk_segment **kept = malloc((old->segment_count + 1) * sizeof *kept);
     if (kept != NULL) {
         if (fresh != NULL) kept[n++] = fresh;
         for (uint32_t i = 0; i < old->segment_count; i++) {
             if (old->segments[i]->generation > flushed) kept[n++] = old->segments[i];
         }
-        v = lk_view_new(kept, n, version != NULL ? version : old->version);
+        v = lk_view_new(kept, n, version != NULL ? version : old->version,
+                        settings != NULL ? settings : old->settings);
         free(kept);
     }
+    lk_settings_unref(settings);
     bool parked = true;
     if (v != NULL) {
         v->gaps = &s->gaps;
@@ -104,6 +115,17 @@ lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, l
     }
     lk_event_signal(&s->keeper_event);
     return LK_OK;
+}
+
+lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
+                           lk_error *err)
+{
+    return view_replace(s, version, flushed, fresh, NULL, err);
+}
+
+lk_status lk_store_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err)
+{
+    return view_replace(s, NULL, 0, NULL, tree, err);
 }
 
 lk_status lk_store_set_property(lk_store *s, const char *name, const char *value, lk_error *err)
@@ -122,12 +144,15 @@ lk_status lk_store_set_property(lk_store *s, const char *name, const char *value
 
 /* ---- flush ---- */
 
-/* What is frozen, oldest first, with a reference to the view that holds it. */
-static lk_view *frozen_segments(lk_store *s, lk_segment **out, uint32_t *out_count)
+/* What is frozen, oldest first, with a reference to the view that holds it, and the wall clock as
+ * lk_store_view_then reads it. */
+static lk_view *frozen_segments(lk_store *s, lk_segment **out, uint32_t *out_count,
+                                uint64_t *out_now_us)
 {
     lk_lock_acquire(&s->write_lock);
     lk_view *v = lk_store_view(s);
     lk_segment *active = s->active;
+    *out_now_us = lk_env_wall_us(s->env);
     lk_lock_release(&s->write_lock);
     uint32_t n = 0;
     for (uint32_t i = v->segment_count; i-- > 0 && n < LK_FLUSH_SEGMENTS_MAX;) {
@@ -169,6 +194,16 @@ static void flush_count(lk_store *s, const lk_flush_result *r, uint64_t ns)
     atomic_fetch_add_explicit(&c->flush_ns, ns, memory_order_relaxed);
 }
 
+/* Operands that an operator could not fold are all still there: it is told, and nothing else. */
+static void note_merge_failures(lk_store *s, uint64_t failures, const lk_error *first)
+{
+    if (failures == 0) return;
+    pthread_mutex_lock(&s->queue_mutex);
+    s->merge_error = *first;
+    s->background_errors += failures;
+    pthread_mutex_unlock(&s->queue_mutex);
+}
+
 static lk_table_options table_options(lk_store *s)
 {
     return (lk_table_options){
@@ -192,17 +227,18 @@ lk_status lk_store_flush_now(lk_store *s, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_segment *segments[LK_FLUSH_SEGMENTS_MAX];
-    uint64_t *snapshots = NULL, started = lk_env_now_ns(s->env);
+    uint64_t *snapshots = NULL, started = lk_env_now_ns(s->env), now_us;
     uint32_t n;
     lk_edit edit;
     lk_edit_init(&edit);
-    lk_view *v = frozen_segments(s, segments, &n);
+    lk_view *v = frozen_segments(s, segments, &n, &now_us);
     if (n == 0) goto done;
     lk_flush f = {
         .env = s->env,
         .dir = s->dir,
         .manifest = s->manifest,
-        .version = v->version,
+        .view = v,
+        .now_us = now_us,
         .segments = segments,
         .segment_count = n,
         .table_bytes = s->options.table_bytes,
@@ -216,6 +252,7 @@ lk_status lk_store_flush_now(lk_store *s, lk_error *err)
     LK_TRY(lk_flush_run(&f, &edit, &result, err));
     LK_TRY(edit_publish(s, &edit, err));
     flush_count(s, &result, lk_env_now_ns(s->env) - started);
+    note_merge_failures(s, result.merge_failures, &result.merge_failure);
     atomic_store_explicit(&s->flushed_generation, segments[n - 1]->generation,
                           memory_order_release);
     for (uint32_t i = 0; i < n; i++) {
@@ -328,9 +365,10 @@ static lk_status job_run(lk_store *s, const lk_job *job, lk_job_result *result, 
     size_t snapshot_count = 0;
     lk_edit edit;
     lk_edit_init(&edit);
-    lk_view *v = lk_store_view(s);
+    uint64_t now_us;
+    lk_view *v = lk_store_view_then(s, &now_us);
     LK_TRY(lk_store_snapshots(s, &snapshots, &snapshot_count, err));
-    st = lk_compact_run(s->env, s->dir, s->manifest, v->version, job, snapshots, snapshot_count,
+    st = lk_compact_run(s->env, s->dir, s->manifest, v, now_us, job, snapshots, snapshot_count,
                         &edit, result, err);
     if (st == LK_INVALID && job->kind == LK_JOB_JOIN) {
         /* A flush came into the range since it was seen empty: there is nothing to join. */
@@ -343,6 +381,7 @@ static lk_status job_run(lk_store *s, const lk_job *job, lk_job_result *result, 
     }
     LK_TRY(edit_publish(s, &edit, err));
     compact_count(s, job, result);
+    note_merge_failures(s, result->merge_failures, &result->merge_failure);
 done:
     free(snapshots);
     lk_edit_deinit(&edit);
@@ -383,7 +422,7 @@ bool lk_store_is_quiet(lk_store *s)
 uint64_t lk_store_background_errors(lk_store *s, lk_error *out)
 {
     pthread_mutex_lock(&s->queue_mutex);
-    *out = s->background_error;
+    *out = s->background_error.code != LK_OK ? s->background_error : s->merge_error;
     uint64_t n = s->background_errors;
     pthread_mutex_unlock(&s->queue_mutex);
     return n;

@@ -176,6 +176,25 @@ static bool are_ends_good(const uint8_t *ends, uint8_t width, uint32_t rows, uin
     return good && from == bytes;
 }
 
+/* All are known, as many are deletes as it says, and values have the heads that their kinds ask for. */
+static bool are_kinds_good(const lk_block_image *im)
+{
+    uint32_t deletes = 0, bad = 0;
+    uint64_t from = 0, width = im->value_bytes / im->rows;
+    for (uint32_t i = 0; im->kinds != NULL && i < im->rows; i++) {
+        uint8_t kind = im->kinds[i];
+        uint64_t len = width;
+        if (im->value_end_width > 0) {
+            uint64_t to = load_width(im->value_ends, im->value_end_width, i);
+            len = to - from;
+            from = to;
+        }
+        deletes += kind == LK_KIND_DELETE;
+        bad += !lk_kind_is_known(kind) || len < lk_kind_head_bytes((lk_kind)kind);
+    }
+    return bad == 0 && deletes == im->tombstones;
+}
+
 static lk_status check_columns(const lk_block_image *im, const lk_block_source *source,
                                lk_error *err)
 {
@@ -185,17 +204,12 @@ static lk_status check_columns(const lk_block_image *im, const lk_block_source *
                        "the ends of its keys are out of order", err);
     }
     if (!are_ends_good(im->value_ends, im->value_end_width, im->rows, im->value_bytes,
-                       LK_VALUE_BYTES_MAX)) {
+                       LK_STORED_BYTES_MAX)) {
         return corrupt(source, (uint64_t)(im->value_ends - im->data), im->value_bytes, 0,
                        "the ends of its values are out of order", err);
     }
-    uint32_t deletes = 0, others = 0;
-    for (uint32_t i = 0; im->kinds != NULL && i < im->rows; i++) {
-        deletes += im->kinds[i] == LK_KIND_DELETE;
-        others += im->kinds[i] != LK_KIND_DELETE && im->kinds[i] != LK_KIND_PUT;
-    }
-    if (others > 0 || deletes != im->tombstones) {
-        return corrupt(source, 56, im->tombstones, deletes, "its kinds are not as it says", err);
+    if (!are_kinds_good(im)) {
+        return corrupt(source, 56, im->tombstones, 0, "its kinds are not as it says", err);
     }
     uint64_t span = im->seq_max - im->seq_min;
     bool within = true;

@@ -21,7 +21,7 @@ enum {
 
 lk_status lk_block_writer_init(lk_block_writer *w, lk_codec codec, lk_error *err)
 {
-    *w = (lk_block_writer){.seq_min = UINT64_MAX};
+    *w = (lk_block_writer){.seq_min = UINT64_MAX, .deadline_min = UINT64_MAX};
     return lk_compressor_init(&w->compressor, codec, err);
 }
 
@@ -113,10 +113,24 @@ static inline void copy_short(uint8_t *out, const uint8_t *in, size_t n)
     }
 }
 
+/* Counts a row that is no plain put. Cold: most are. */
+static __attribute__((noinline)) void note_special(lk_block_writer *w, const lk_row *row)
+{
+    LK_ASSERT(lk_kind_is_known(row->kind) && row->value_len >= lk_kind_head_bytes(row->kind));
+    LK_ASSERT(row->kind != LK_KIND_DELETE || row->value_len == 0);
+    w->specials++;
+    w->tombstones += row->kind == LK_KIND_DELETE;
+    w->operands += lk_kind_is_merge(row->kind);
+    if ((row->kind & LK_KIND_UNTIL) == 0) return;
+    uint64_t deadline = lk_kind_deadline(row->kind, row->value);
+    w->deadlines++;
+    if (deadline < w->deadline_min) w->deadline_min = deadline;
+    if (deadline > w->deadline_max) w->deadline_max = deadline;
+}
+
 lk_status lk_block_writer_add(lk_block_writer *w, const lk_row *row, bool is_version, lk_error *err)
 {
-    LK_ASSERT(row->kind == LK_KIND_PUT || (row->kind == LK_KIND_DELETE && row->value_len == 0));
-    LK_ASSERT(row->key_len <= LK_KEY_BYTES_MAX && row->value_len <= LK_VALUE_BYTES_MAX);
+    LK_ASSERT(row->key_len <= LK_KEY_BYTES_MAX && row->value_len <= LK_STORED_BYTES_MAX);
     size_t key_end = w->key_bytes + row->key_len;
     size_t value_end = w->value_bytes + row->value_len;
     /* The half of the limit is far above any block that holds more than one key. */
@@ -141,7 +155,7 @@ lk_status lk_block_writer_add(lk_block_writer *w, const lk_row *row, bool is_ver
     w->value_len_mix |= row->value_len ^ w->first_value_len;
     w->seq_min = row->seq < w->seq_min ? row->seq : w->seq_min;
     w->seq_max = row->seq > w->seq_max ? row->seq : w->seq_max;
-    w->tombstones += row->kind == LK_KIND_DELETE;
+    if (LK_UNLIKELY(row->kind != LK_KIND_PUT)) note_special(w, row);
     w->has_versions |= is_version;
     w->key_bytes = key_end;
     w->value_bytes = value_end;
@@ -266,7 +280,9 @@ static void trim(uint8_t **column, size_t *capacity)
 static void reset(lk_block_writer *w)
 {
     w->key_bytes = w->value_bytes = 0;
-    w->rows = w->tombstones = 0;
+    w->rows = w->tombstones = w->specials = w->operands = w->deadlines = 0;
+    w->deadline_min = UINT64_MAX;
+    w->deadline_max = 0;
     w->seq_min = UINT64_MAX;
     w->seq_max = 0;
     w->key_len_mix = w->value_len_mix = 0;
@@ -290,7 +306,7 @@ size_t lk_block_writer_finish(lk_block_writer *w, uint64_t nonce, uint64_t offse
     p = put_suffixes(w, prefix, p);
     memcpy(p, w->fingerprints, rows);
     p += rows;
-    if (w->tombstones > 0) {
+    if (w->specials > 0) {
         memcpy(p, w->kinds, rows);
         p += rows;
     }
@@ -305,7 +321,7 @@ size_t lk_block_writer_finish(lk_block_writer *w, uint64_t nonce, uint64_t offse
     lk_store32(out + 8, (uint32_t)bytes);
     lk_store32(out + 12, rows);
     out[17] = (uint8_t)codec;
-    out[18] = (uint8_t)((w->tombstones > 0 ? LK_BLOCK_FLAG_KINDS : 0) |
+    out[18] = (uint8_t)((w->specials > 0 ? LK_BLOCK_FLAG_KINDS : 0) |
                         (w->has_versions ? LK_BLOCK_FLAG_VERSIONS : 0));
     out[19] = key_ends;
     out[20] = value_ends;

@@ -30,6 +30,9 @@ typedef struct lk_block_writer {
     uint32_t first_key_len, first_value_len;
     uint32_t key_len_mix, value_len_mix; /* 0: all lengths are those of the first row */
     uint32_t tombstones;
+    uint32_t specials; /* rows that are not plain puts */
+    uint32_t operands, deadlines;
+    uint64_t deadline_min, deadline_max;
     bool has_versions;
 } lk_block_writer;
 

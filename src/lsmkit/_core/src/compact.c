@@ -18,6 +18,8 @@ typedef struct plan {
     const char *dir;
     lk_manifest *manifest;
     const lk_job *job;
+    const lk_view *view;
+    uint64_t now_us;
     const uint64_t *snapshots;
     size_t snapshot_count;
 
@@ -26,6 +28,7 @@ typedef struct plan {
     lk_bounds bounds;         /* of the range */
     lk_table_runs inputs;     /* by run, newest first */
     lk_table_runs below;      /* not inputs, in the newest input's run or older */
+    lk_table_runs above;      /* not inputs, in the oldest input's run or newer */
     lk_bytes least, greatest; /* of the inputs' keys, in the range */
     uint64_t stamp;           /* of the outputs; UINT64_MAX: the newest of their level */
 
@@ -105,9 +108,14 @@ static lk_status find_tables(plan *p, lk_error *err)
     const lk_range *range = p->range;
     LK_TRY(runs_alloc(&p->inputs, range, err));
     LK_TRY(runs_alloc(&p->below, range, err));
+    LK_TRY(runs_alloc(&p->above, range, err));
     for (uint32_t i = 0; i < range->run_count; i++) {
         runs_add(&p->inputs, p, i, true);
         if (p->inputs.run_count > 0) runs_add(&p->below, p, i, false);
+    }
+    uint32_t inputs = p->inputs.run_count;
+    for (uint32_t i = 0; inputs > 0 && i <= p->inputs.places[inputs - 1]; i++) {
+        runs_add(&p->above, p, i, false);
     }
     if (p->job->file_count == 0 || runs_tables(&p->inputs) != p->job->file_count) {
         st = misfit(p, p->job->file_count == 0 ? 0 : p->job->files[0],
@@ -441,8 +449,10 @@ static void fill_parts(plan *p)
                                   .bounds = p->bounds,
                                   .inputs = &p->inputs,
                                   .below = &p->below,
-                                  .snapshots = p->snapshots,
-                                  .snapshot_count = p->snapshot_count,
+                                  .above = &p->above,
+                                  .view = p->view,
+                                  .now_us = p->now_us,
+                                  .snapshots = {p->snapshots, p->snapshot_count},
                                   .bottom = bottom,
                                   .stop = &p->stop};
         if (i > 0) part->bounds.lower = p->part_lowers[i];
@@ -532,6 +542,8 @@ static void count_outputs(const plan *p, lk_job_result *out)
         out->rows_in += part->rows_in;
         out->rows_copied += part->rows_copied;
         out->tables_out += part->table_count;
+        if (out->merge_failures == 0) out->merge_failure = part->merge_failure;
+        out->merge_failures += part->merge_failures;
         for (uint32_t j = 0; j < part->table_count; j++) {
             out->rows_out += part->tables[j].rows;
             out->bytes_out += part->tables[j].bytes;
@@ -583,8 +595,8 @@ done:
     return st;
 }
 
-lk_status lk_compact_run(lk_env *env, const char *dir, lk_manifest *manifest,
-                         const lk_version *version, const lk_job *job, const uint64_t *snapshots,
+lk_status lk_compact_run(lk_env *env, const char *dir, lk_manifest *manifest, const lk_view *view,
+                         uint64_t now_us, const lk_job *job, const uint64_t *snapshots,
                          size_t snapshot_count, lk_edit *edit, lk_job_result *out, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -593,10 +605,12 @@ lk_status lk_compact_run(lk_env *env, const char *dir, lk_manifest *manifest,
               .dir = dir,
               .manifest = manifest,
               .job = job,
+              .view = view,
+              .now_us = now_us,
               .snapshots = snapshots,
               .snapshot_count = snapshot_count};
     *out = (lk_job_result){0};
-    LK_TRY(find_range(&p, version, err));
+    LK_TRY(find_range(&p, view->version, err));
     if (job->kind == LK_JOB_JOIN) {
         LK_TRY(run_join(&p, edit, err));
         goto done;
@@ -608,5 +622,6 @@ done:
     out->ns = lk_env_now_ns(env) - begun;
     free(p.inputs.tables);
     free(p.below.tables);
+    free(p.above.tables);
     return st;
 }

@@ -13,6 +13,7 @@
 #include "manifest.h"
 #include "merge.h"
 #include "table.h"
+#include "view.h"
 
 typedef enum lk_job_kind {
     LK_JOB_MERGE = 0, /* rows are merged into new tables */
@@ -40,11 +41,13 @@ typedef struct lk_job_result {
     uint64_t bytes_in, bytes_out, rows_in, rows_out, rows_copied /* in whole blocks */;
     uint64_t tables_out;
     uint64_t ns;
+    uint64_t merge_failures; /* of an operator, whose operands stay; the first is `merge_failure` */
+    lk_error merge_failure;
 } lk_job_result;
 
-/* Merges the job's inputs as they stand in `version` into new tables and fills `edit` (removes,
- * splits, adds); nothing is published. `snapshots` (descending) are the sequences that must stay
- * readable. Tombstones are dropped where no older run of the range can hold their key. Output
+/* Merges the job's inputs as they stand in the view's version into new tables and fills `edit`
+ * (removes, splits, adds); nothing is published. `now_us` is a reading of the wall clock, not later
+ * than the view was taken. `snapshots` (descending) are the sequences that must stay readable. Tombstones are dropped where no older run of the range can hold their key. Output
  * tables that were written are unlinked again when it fails or is cancelled. They are synced; their
  * directory is not: the caller syncs it before the edit goes into the manifest.
  *
@@ -53,8 +56,8 @@ typedef struct lk_job_result {
  * them and the inputs forbids it, stand where the newest input stood. They join the run that is the
  * newest of the level already when they overlap none of its tables, so that appending to a key range
  * makes a run longer and not the runs more. A table that reaches out of the range cannot move. */
-lk_status lk_compact_run(lk_env *env, const char *dir, lk_manifest *manifest,
-                         const lk_version *version, const lk_job *job, const uint64_t *snapshots,
+lk_status lk_compact_run(lk_env *env, const char *dir, lk_manifest *manifest, const lk_view *view,
+                         uint64_t now_us, const lk_job *job, const uint64_t *snapshots,
                          size_t snapshot_count, lk_edit *edit, lk_job_result *out, lk_error *err);
 
 #endif

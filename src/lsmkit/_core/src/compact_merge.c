@@ -1,9 +1,9 @@
 /* compact_merge.c: the inner loop of compaction.
  *
  * Rows of the merge are collected until there are some hundred, and go to the table writer together.
- * Versions of one key form a group; of it the newest is kept, and of the others those that a snapshot
- * sees. What is collected points into blocks that the merge keeps, and is written, and they released,
- * at the end of a group, which is also the only place where a table may end.
+ * Versions of one key form a group; what fold.c makes of it is kept. What is collected points into
+ * blocks that the merge keeps, and is written, and they released, at the end of a group, which is also
+ * the only place where a table may end.
  *
  * A block that lies between the rows of the other inputs is copied as it stands on the disk, if it
  * can be without being decoded: 12 instead of 65 ns a row. It keeps its encoding and its sequences,
@@ -29,6 +29,7 @@ enum {
     BATCH_ROWS = 512,
     BATCH_BYTES = 64 << 10,
     KEPT_BLOCKS_MAX = 32,
+    GROUP_ROWS = 1024, /* versions of one key that are folded before the last has come */
 };
 
 typedef struct compactor {
@@ -38,7 +39,10 @@ typedef struct compactor {
 
     lk_row *rows;
     uint32_t count, capacity, group;
+    bool special;     /* some version in the open group is no plain put */
+    uint32_t fold_at; /* so many versions are folded early */
     size_t batch_bytes, batch_bytes_max;
+    lk_fold fold;
     uint64_t above;          /* sequence of the version above, in the group that is open */
     uint64_t visible_to_all; /* rows up to this are seen by every snapshot */
 } compactor;
@@ -112,11 +116,8 @@ static bool run_may_hold(lk_table *const *tables, uint32_t count, const uint8_t 
     return lk_key_compare(meta->min_key, meta->min_len, key, key_len) <= 0;
 }
 
-/* Whether an older version of the key may be in a table that is no input. */
-static bool may_be_below(const lk_compact_part *p, const lk_row *row)
+static bool runs_may_hold(const lk_table_runs *r, const lk_row *row)
 {
-    if (p->bottom) return false;
-    const lk_table_runs *r = p->below;
     for (uint32_t i = 0; i < r->run_count; i++) {
         uint32_t from = i == 0 ? 0 : r->ends[i - 1];
         if (run_may_hold(r->tables + from, r->ends[i] - from, row->key, row->key_len)) return true;
@@ -124,35 +125,48 @@ static bool may_be_below(const lk_compact_part *p, const lk_row *row)
     return false;
 }
 
-/* Whether a snapshot sees this version: it is not older, and the version above is not there yet. */
-static bool snapshot_sees(const lk_compact_part *p, uint64_t seq, uint64_t above)
+/* Whether an older version of the key may be in a table that is no input. */
+static bool may_be_below(const lk_compact_part *p, const lk_row *row)
 {
-    size_t low = 0, high = p->snapshot_count; /* first snapshot that is less than `above` */
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (p->snapshots[middle] >= above) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low < p->snapshot_count && p->snapshots[low] >= seq;
+    return !p->bottom && runs_may_hold(p->below, row);
 }
 
-/* The group that is open is whole: tombstones at its end that hide nothing go. */
-static void close_group(compactor *x)
+/* Whether a newer version may be in a table that is no input, or in a segment. Without an operator
+ * nobody looks back from there. */
+static bool may_be_above(const compactor *x, const lk_row *row)
+{
+    const lk_compact_part *p = x->part;
+    return x->fold.op != NULL &&
+           (runs_may_hold(p->above, row) ||
+            lk_view_has_newer(p->view, 0, p->job->tree, row->key, row->key_len, row->hash));
+}
+
+static __attribute__((noinline)) lk_status group_fold(compactor *x, bool is_whole, lk_error *err)
+{
+    lk_row *rows = x->rows + x->group;
+    uint32_t n = x->count - x->group;
+    bool is_oldest = is_whole && !may_be_below(x->part, rows);
+    lk_status st = lk_fold_rows(&x->fold, rows, &n, &x->part->snapshots, 0, is_oldest,
+                                !may_be_above(x, rows), err);
+    x->count = x->group + n;
+    return st;
+}
+
+/* The group that is open is whole: its versions are folded, and deletes that hide nothing go. */
+static inline lk_status close_group(compactor *x, lk_error *err)
 {
     lk_row *rows = x->rows;
-    uint32_t n = x->count;
-    while (n > x->group && LK_UNLIKELY(rows[n - 1].kind == LK_KIND_DELETE) &&
-           !may_be_below(x->part, &rows[n - 1])) {
-        n--;
+    if (LK_UNLIKELY(x->special)) {
+        x->special = false;
+        lk_status st = group_fold(x, true, err);
+        if (st != LK_OK) return st;
     }
+    uint32_t n = x->count;
     if (x->part->bottom && n > x->group && rows[n - 1].seq <= x->visible_to_all) {
         rows[n - 1].seq = 0; /* it is the last one: of those that all see only the newest stays */
     }
-    x->count = n;
     x->group = n;
+    return LK_OK;
 }
 
 /* ---- batches ---- */
@@ -169,6 +183,7 @@ static lk_status batch_write(compactor *x, lk_error *err)
     x->count = x->group = 0;
     x->batch_bytes = 0;
     lk_merge_release(x->merge);
+    lk_fold_clear(&x->fold);
 done:
     return st;
 }
@@ -214,18 +229,24 @@ static lk_status add_single(compactor *x, const lk_span *span, lk_error *err)
     uint64_t seq = lk_block_seq(b, i);
     bool keep = true;
     if (span->repeat) {
-        keep = snapshot_sees(x->part, seq, x->above);
+        keep = lk_fold_wants(&x->part->snapshots, x->rows[x->count - 1].kind, seq, x->above);
     } else {
-        close_group(x);
+        LK_TRY(close_group(x, err));
         if (batch_is_full(x)) LK_TRY(batch_write(x, err));
+        x->fold_at = GROUP_ROWS;
     }
     x->above = seq;
-    if (keep) {
-        LK_TRY(batch_room(x, 1, err));
-        lk_row row = row_make(x->part->job->tree, lk_block_key(b, i), lk_block_value(b, i), seq,
-                              lk_block_kind(b, i));
-        x->rows[x->count++] = row;
-        x->batch_bytes += row.key_len + row.value_len;
+    if (!keep) return LK_OK;
+    LK_TRY(batch_room(x, 1, err));
+    lk_row row = row_make(x->part->job->tree, lk_block_key(b, i), lk_block_value(b, i), seq,
+                          lk_block_kind(b, i));
+    x->rows[x->count++] = row;
+    x->batch_bytes += row.key_len + row.value_len;
+    x->special |= row.kind != LK_KIND_PUT;
+    if (LK_UNLIKELY(x->count - x->group >= x->fold_at)) {
+        if (x->special) LK_TRY(group_fold(x, false, err));
+        uint32_t left = x->count - x->group;
+        x->fold_at = left < GROUP_ROWS / 2 ? GROUP_ROWS : 2 * left;
     }
 done:
     return st;
@@ -237,14 +258,15 @@ static lk_status add_several(compactor *x, const lk_span *span, lk_error *err)
     lk_status st = LK_OK;
     const lk_block *b = span->block;
     uint32_t tree = x->part->job->tree;
-    close_group(x);
+    LK_TRY(close_group(x, err));
     LK_TRY(batch_room(x, span->count, err));
     for (uint32_t i = span->first; i < span->first + span->count; i++) {
         lk_row row = row_make(tree, lk_block_key(b, i), lk_block_value(b, i), lk_block_seq(b, i),
                               lk_block_kind(b, i));
         x->rows[x->count++] = row;
         x->batch_bytes += row.key_len + row.value_len;
-        close_group(x);
+        x->special = row.kind != LK_KIND_PUT;
+        LK_TRY(close_group(x, err));
         if (LK_UNLIKELY(batch_is_full(x))) LK_TRY(batch_write(x, err));
     }
 done:
@@ -290,7 +312,7 @@ static uint64_t closed_raw_bytes(const lk_span *span)
 static lk_status copy_block(compactor *x, const lk_span *span, lk_error *err)
 {
     lk_status st = LK_OK;
-    close_group(x);
+    LK_TRY(close_group(x, err));
     LK_TRY(batch_write(x, err));
     LK_TRY(table_want(x, err));
     uint64_t rows = lk_table_writer_rows(x->writer);
@@ -333,7 +355,9 @@ lk_status lk_compact_part_run(lk_compact_part *p, lk_error *err)
     compactor x = {.part = p, .batch_bytes_max = BATCH_BYTES};
     /* Tables are cut between batches, so these must not be large beside tables. */
     if (p->job->cut_bytes / 8 < BATCH_BYTES) x.batch_bytes_max = p->job->cut_bytes / 8;
-    x.visible_to_all = p->snapshot_count == 0 ? LK_SEQ_MAX : p->snapshots[p->snapshot_count - 1];
+    const lk_snapshots *snapshots = &p->snapshots;
+    x.visible_to_all = snapshots->count == 0 ? LK_SEQ_MAX : snapshots->seqs[snapshots->count - 1];
+    lk_fold_init(&x.fold, p->view->settings, p->job->tree, p->now_us);
     LK_TRY(check_stop(p, err));
     LK_TRY(add_inputs(&x, err));
     for (;;) {
@@ -352,12 +376,15 @@ lk_status lk_compact_part_run(lk_compact_part *p, lk_error *err)
             LK_TRY(add_several(&x, &span, err));
         }
     }
-    close_group(&x);
+    LK_TRY(close_group(&x, err));
     LK_TRY(batch_write(&x, err));
     LK_TRY(table_finish(&x, err));
+    p->merge_failures = x.fold.failures;
+    if (x.fold.failures > 0) p->merge_failure = x.fold.failure;
 done:
     lk_table_writer_free(x.writer);
     lk_merge_free(x.merge);
+    lk_fold_deinit(&x.fold);
     free(x.rows);
     return st;
 }

@@ -8,6 +8,7 @@
 #define LK_COMPACT_MERGE_H
 
 #include "compact.h"
+#include "fold.h"
 
 /* Runs of tables, the newest first: run i is tables [ends[i - 1], ends[i]), in key order. */
 typedef struct lk_table_runs {
@@ -26,8 +27,10 @@ typedef struct lk_compact_part {
     lk_bounds bounds;
     const lk_table_runs *inputs;
     const lk_table_runs *below; /* tables that are no inputs and may hold older versions */
-    const uint64_t *snapshots;  /* descending */
-    size_t snapshot_count;
+    const lk_table_runs *above; /* ... newer ones, as the segments of the view */
+    const lk_view *view;
+    uint64_t now_us;
+    lk_snapshots snapshots;
     bool bottom;       /* no table below shares keys with the inputs */
     atomic_bool *stop; /* relaxed: another part has failed, so this one's work is for nothing */
 
@@ -35,6 +38,8 @@ typedef struct lk_compact_part {
     lk_table_meta *tables; /* in key order */
     uint32_t table_count, table_capacity;
     uint64_t rows_in, rows_copied;
+    uint64_t merge_failures;
+    lk_error merge_failure;
 } lk_compact_part;
 
 lk_status lk_compact_part_run(lk_compact_part *p, lk_error *err);

@@ -5,8 +5,9 @@
  * piece of a block that was never deleted from or overwritten is the whole span; then the loops
  * over rows copy pointers, or whole columns, and ask nothing.
  *
- * Owns      see cursor.h. Blocks whose rows were given out are kept by the merge, and the merge of
- *           a range stays until the call after the one that gave out its last row.
+ * Owns      see cursor.h. Blocks whose rows were given out are kept by the merge, values that were made
+ *           of operands by the fold, and the merge of a range stays until the call after the one that
+ *           gave out its last row.
  * Errors    those of tables and memory; kept in `failure` and returned from then on.
  */
 #include "cursor.h"
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "fold.h"
 #include "gap.h"
 
 enum {
@@ -41,6 +43,7 @@ struct lk_cursor {
     uint32_t span_left; /* rows of the span that are still to be looked at */
     uint32_t spans;     /* taken so far, for keeps_too_many */
     bool decided;       /* the newest visible version of the key of the last row was met */
+    lk_fold fold;       /* of what is no plain put; with the values that the last call made */
 
     lk_status failed;
     lk_error failure;
@@ -110,6 +113,7 @@ lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bo
     c->tree = tree;
     c->seq = seq;
     c->reverse = reverse;
+    lk_fold_init(&c->fold, view->settings, tree, 0);
     c->tree_version = lk_version_tree(view->version, tree);
     choose_ranges(c);
     lk_gap_watch_begin(&c->watch, view, tree, seq, reverse, &c->bounds);
@@ -134,6 +138,7 @@ void lk_cursor_close(lk_cursor *c)
         lk_order_unref(c->parts[i].order);
     }
     free(c->parts);
+    lk_fold_deinit(&c->fold);
     lk_view_unref(c->view);
     free(c);
 }
@@ -231,52 +236,116 @@ static lk_status next_span(lk_cursor *c, bool stay, bool *out_any, lk_error *err
 
 /* ---- pieces ---- */
 
-/* Rows that are all visible: of a block, or one record. */
+/* Rows that are all visible: of a block, or one with its value. */
 typedef struct piece {
-    const lk_block *block; /* NULL: the record of the cursor's span */
+    const lk_block *block; /* NULL: `row` */
     uint32_t first, count;
+    lk_pair row;
 } piece;
 
-static inline bool row_visible(const lk_cursor *c, const lk_block *b, uint32_t row)
+static inline bool is_plain(const lk_cursor *c, const lk_block *b, uint32_t row)
 {
     return lk_block_seq(b, row) <= c->seq && lk_block_kind(b, row) == LK_KIND_PUT;
 }
 
+static inline bool is_hidden(const lk_cursor *c, const lk_block *b, uint32_t row)
+{
+    return lk_block_seq(b, row) > c->seq || lk_block_kind(b, row) == LK_KIND_DELETE;
+}
+
+/* A version of a key. */
+typedef struct version_row {
+    lk_bytes key, value;
+    uint64_t seq;
+    lk_kind kind;
+} version_row;
+
+static inline version_row row_of_block(const lk_block *b, uint32_t row)
+{
+    return (version_row){lk_block_key(b, row), lk_block_value(b, row), lk_block_seq(b, row),
+                         lk_block_kind(b, row)};
+}
+
+static inline version_row row_of_span(const lk_span *span)
+{
+    const lk_record *r = &span->record;
+    if (span->block != NULL) return row_of_block(span->block, span->first);
+    return (version_row){{r->key, r->key_len}, {r->value, r->value_len}, span->seq, r->kind};
+}
+
+/* What was found in a span: nothing, rows, or a row that is visible and no plain put. */
+typedef enum taken { TAKEN_NONE, TAKEN_ROWS, TAKEN_SPECIAL } taken;
+
+/* The newest visible version of a key, `at`, is no plain put: its value, if there is one. Older versions
+ * are taken off the merge as far as they matter; the span that follows then is looked at next. */
+static lk_status take_special(lk_cursor *c, piece *at, bool *out_any, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_fold *f = &c->fold;
+    bool more = c->span.count == 1, decided, any; /* of several rows none has older versions */
+    version_row row =
+        at->block != NULL ? row_of_block(at->block, at->first) : row_of_span(&c->span);
+    *at = (piece){.count = 1, .row = {.key = row.key}};
+    *out_any = false;
+    lk_fold_begin(f, 0);
+    LK_TRY(lk_fold_take(f, row.kind, row.value, row.seq, &decided, err));
+    while (more && !decided) {
+        LK_TRY(lk_merge_next(c->merge, &c->span, &any, err));
+        c->span_left = any ? c->span.count : 0;
+        if (!any || !c->span.repeat) break;
+        row = row_of_span(&c->span);
+        c->span_left = 0;
+        LK_TRY(lk_fold_take(f, row.kind, row.value, row.seq, &decided, err));
+    }
+    LK_TRY(lk_fold_value(f, out_any, &at->row.value, err));
+done:
+    return st;
+}
+
 /* A span of one row. The newest version that is old enough decides whether its key is there. */
-static bool take_single(lk_cursor *c, piece *out)
+static taken take_single(lk_cursor *c, piece *out)
 {
     const lk_span *span = &c->span;
-    const lk_block *b = span->block;
     c->span_left = 0;
     if (!span->repeat) c->decided = false;
-    if (c->decided) return false;
-    if ((b == NULL ? span->seq : lk_block_seq(b, span->first)) > c->seq) return false;
+    if (c->decided) return TAKEN_NONE;
+    version_row row = row_of_span(span);
+    if (row.seq > c->seq) return TAKEN_NONE;
     c->decided = true;
-    *out = (piece){b, span->first, 1};
-    return (b == NULL ? span->record.kind : lk_block_kind(b, span->first)) == LK_KIND_PUT;
+    if (row.kind == LK_KIND_DELETE) return TAKEN_NONE;
+    *out = (piece){span->block, span->first, 1, {row.key, row.value}};
+    return row.kind == LK_KIND_PUT ? TAKEN_ROWS : TAKEN_SPECIAL;
 }
 
 /* A span of several rows, none of which repeats a key: at most `max` of them that are visible. */
-static bool take_several(lk_cursor *c, uint32_t max, piece *out)
+static taken take_several(lk_cursor *c, uint32_t max, piece *out)
 {
     const lk_block *b = c->span.block;
-    uint32_t first = c->span.first, left = c->span_left;
+    uint32_t first = c->span.first, left = c->span_left, special;
     if (c->reverse) { /* [first, first + left) are to come, from the end */
         uint32_t end = first + left;
-        while (end > first && !row_visible(c, b, end - 1)) end--;
+        while (end > first && is_hidden(c, b, end - 1)) end--;
         uint32_t from = end;
-        while (from > first && end - from < max && row_visible(c, b, from - 1)) from--;
+        while (from > first && end - from < max && is_plain(c, b, from - 1)) from--;
         c->span_left = from - first;
-        *out = (piece){b, from, end - from};
+        *out = (piece){.block = b, .first = from, .count = end - from};
+        special = from - 1;
     } else { /* the last `left` rows are to come */
         uint32_t end = first + c->span.count, from = end - left;
-        while (from < end && !row_visible(c, b, from)) from++;
+        while (from < end && is_hidden(c, b, from)) from++;
         uint32_t to = from;
-        while (to < end && to - from < max && row_visible(c, b, to)) to++;
+        while (to < end && to - from < max && is_plain(c, b, to)) to++;
         c->span_left = end - to;
-        *out = (piece){b, from, to - from};
+        *out = (piece){.block = b, .first = from, .count = to - from};
+        special = to;
     }
-    return out->count > 0;
+    if (LK_LIKELY(out->count > 0)) return TAKEN_ROWS;
+    if (c->span_left == 0) return TAKEN_NONE;
+    /* The first that is not hidden is no plain put. */
+    c->span_left--;
+    out->first = special;
+    out->count = 1;
+    return TAKEN_SPECIAL;
 }
 
 /* At most `max` rows of a span in which all are visible and no key repeats. */
@@ -349,14 +418,23 @@ static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece 
             return LK_OK;
         }
         uint32_t before = c->span_left;
-        *out_any = c->span.count == 1 ? take_single(c, out) : take_several(c, max, out);
-        uint32_t behind = c->span_left + (*out_any ? out->count : 0);
+        taken what = c->span.count == 1 ? take_single(c, out) : take_several(c, max, out);
+        uint32_t behind = c->span_left + (what == TAKEN_NONE ? 0 : out->count);
         if (behind < before) watch_dead(c, before - behind, behind);
-        if (*out_any) {
-            watch_live(c, out);
-            return LK_OK;
-        }
+        if (what == TAKEN_NONE) continue;
+        watch_live(c, out);
+        *out_any = true;
+        if (LK_LIKELY(what == TAKEN_ROWS)) return LK_OK;
+        lk_status st = take_special(c, out, out_any, err);
+        if (st != LK_OK || *out_any) return st;
     }
+}
+
+/* What was given out is not used any more. */
+static inline void release(lk_cursor *c)
+{
+    if (c->merge != NULL) lk_merge_release(c->merge);
+    if (LK_UNLIKELY(c->fold.made_count > 0)) lk_fold_clear(&c->fold);
 }
 
 static lk_status cursor_fail(lk_cursor *c, lk_status st, lk_error *err)
@@ -382,8 +460,7 @@ static void piece_pairs(const lk_cursor *c, const piece *p, lk_pair *out)
 {
     const lk_block *b = p->block;
     if (b == NULL) {
-        const lk_record *r = &c->span.record;
-        *out = (lk_pair){{r->key, r->key_len}, {r->value, r->value_len}};
+        *out = p->row;
     } else if (c->reverse) {
         for (uint32_t i = 0; i < p->count; i++) {
             uint32_t row = p->first + p->count - 1 - i;
@@ -410,7 +487,7 @@ lk_status lk_cursor_next(lk_cursor *c, lk_pair *out, size_t max, size_t *out_cou
     size_t count = 0;
     *out_count = 0;
     if (LK_UNLIKELY(c->failed != LK_OK)) return cursor_failed(c, err);
-    if (c->merge != NULL) lk_merge_release(c->merge);
+    release(c);
     while (count < max) {
         piece p;
         bool any;
@@ -436,7 +513,7 @@ lk_status lk_cursor_count(lk_cursor *c, uint64_t *out, lk_error *err)
     for (;;) {
         piece p;
         bool any;
-        if (c->merge != NULL) lk_merge_release(c->merge);
+        release(c);
         lk_status st = next_piece(c, UINT32_MAX, false, &p, &any, err);
         if (LK_UNLIKELY(st != LK_OK)) return cursor_fail(c, st, err);
         if (!any) return LK_OK;
@@ -548,9 +625,8 @@ static lk_status piece_append(const lk_cursor *c, const piece *p, lk_columns_out
     const lk_block *b = p->block;
     part keys, values;
     if (b == NULL) {
-        const lk_record *r = &c->span.record;
-        keys = (part){r->key, NULL, r->key_len, 0, 1, false};
-        values = (part){r->value, NULL, r->value_len, 0, 1, false};
+        keys = (part){p->row.key.data, NULL, (uint32_t)p->row.key.len, 0, 1, false};
+        values = (part){p->row.value.data, NULL, (uint32_t)p->row.value.len, 0, 1, false};
     } else {
         keys = (part){b->keys, b->key_offsets, b->key_width, p->first, p->count, c->reverse};
         values =
@@ -575,7 +651,7 @@ lk_status lk_cursor_next_columns(lk_cursor *c, size_t max, lk_columns_out *out, 
     while (max > 0) {
         piece p;
         bool any;
-        if (c->merge != NULL) lk_merge_release(c->merge); /* what was given out was copied */
+        release(c); /* what was given out was copied */
         uint32_t room = max < UINT32_MAX ? (uint32_t)max : UINT32_MAX;
         lk_status st = next_piece(c, room, false, &p, &any, err);
         if (st == LK_OK && any) st = piece_append(c, &p, out, err);

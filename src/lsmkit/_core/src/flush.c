@@ -10,11 +10,13 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "fold.h"
 #include "frame.h"
 #include "order.h"
 
-#define ROWS 256u /* handed to the table writer together */
-#define AHEAD 32u /* records touched together before they are gathered */
+#define ROWS 256u        /* handed to the table writer together */
+#define GROUP_ROWS 1024u /* versions of one key that are folded before the last has come */
+#define AHEAD 32u        /* records touched together before they are gathered */
 
 typedef struct source {
     const lk_segment *segment;
@@ -39,22 +41,36 @@ typedef struct flush {
     lk_record newest;   /* first version of the key in hand */
     uint64_t prefix;    /* of that key */
     uint64_t newer_seq; /* of the version before */
-    lk_row rows[ROWS];
-    uint32_t row_count;
-    uint64_t row_bytes; /* keys and values of those rows */
-    uint64_t last_seq;
+
+    /* rows[group, count) are the versions of that key, as far as they may matter; those before are
+     * whole keys. */
+    lk_row *rows;
+    uint32_t row_count, capacity, group;
+    uint64_t row_bytes; /* keys and values of the whole keys */
+    bool special;       /* some version in the group is no plain put */
+    uint32_t fold_at;   /* so many versions are folded early */
+    lk_snapshots snapshots;
+    lk_fold fold;
 } flush;
 
 /* ---- output ---- */
 
 static lk_status rows_write(flush *f, lk_error *err)
 {
+    lk_status st = LK_OK;
+    LK_ASSERT(f->group == f->row_count);
     if (f->row_count == 0) return LK_OK;
-    lk_status st = lk_table_writer_add(f->writer, f->rows, f->row_count, err);
+    if (f->writer == NULL) {
+        LK_TRY(lk_table_writer_new(f->in->env, f->in->dir, lk_manifest_next_file(f->in->manifest),
+                                   f->tree, &f->in->table, &f->writer, err));
+    }
+    LK_TRY(lk_table_writer_add(f->writer, f->rows, f->row_count, err));
     f->result->rows_out += f->row_count;
-    f->row_count = 0;
+    f->row_count = f->group = 0;
     f->row_bytes = 0;
-    if (st == LK_OK) f->cut = lk_table_writer_bytes(f->writer) >= f->in->table_bytes;
+    lk_fold_clear(&f->fold);
+    f->cut = lk_table_writer_bytes(f->writer) >= f->in->table_bytes;
+done:
     return st;
 }
 
@@ -62,8 +78,8 @@ static lk_status table_finish(flush *f, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_table_meta meta = {0};
-    if (f->writer == NULL) return LK_OK;
     LK_TRY(rows_write(f, err));
+    if (f->writer == NULL) return LK_OK;
     LK_TRY(lk_table_writer_finish(f->writer, &meta, err));
     f->result->bytes_out += meta.bytes;
     LK_TRY(lk_edit_add_table(f->edit, &meta, 0, f->stamp, NULL, err));
@@ -75,17 +91,69 @@ done:
     return st;
 }
 
-static lk_status row_add(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
+/* ---- folding ---- */
+
+/* Whether an older version of the key may be in a table. */
+static bool may_be_below(const flush *f, const lk_row *row)
+{
+    const lk_tree_version *t = lk_version_tree(f->in->view->version, f->tree);
+    if (t == NULL) return false;
+    const lk_range *range = &t->ranges[lk_tree_version_range(t, row->key, row->key_len)];
+    for (uint32_t i = 0; i < range->run_count; i++) {
+        if (lk_run_table(&range->runs[i], row->key, row->key_len) != NULL) return true;
+    }
+    return false;
+}
+
+/* Whether a newer version of the key is in a segment that is not flushed. Without an operator nobody
+ * looks back from there. */
+static bool may_be_above(const flush *f, const lk_row *row)
+{
+    uint64_t last = f->in->segments[f->in->segment_count - 1]->generation;
+    return f->fold.op != NULL &&
+           lk_view_has_newer(f->in->view, last, f->tree, row->key, row->key_len, row->hash);
+}
+
+static lk_status group_fold(flush *f, bool is_whole, lk_error *err)
+{
+    lk_row *rows = f->rows + f->group;
+    uint32_t n = f->row_count - f->group;
+    bool is_oldest = is_whole && !may_be_below(f, rows);
+    lk_status st =
+        lk_fold_rows(&f->fold, rows, &n, &f->snapshots, 0, is_oldest, !may_be_above(f, rows), err);
+    f->row_count = f->group + n;
+    return st;
+}
+
+/* The versions of the key in hand have all come. */
+static lk_status group_close(flush *f, lk_error *err)
 {
     lk_status st = LK_OK;
-    /* Whether the table is large enough is looked at between the writes: they must not be large. */
-    if (f->row_count == ROWS || f->row_bytes >= f->in->table_bytes / 8) LK_TRY(rows_write(f, err));
-    if (f->writer == NULL) {
-        LK_TRY(lk_table_writer_new(f->in->env, f->in->dir, lk_manifest_next_file(f->in->manifest),
-                                   r->tree, &f->in->table, &f->writer, err));
-        f->tree = r->tree;
+    if (LK_UNLIKELY(f->special)) LK_TRY(group_fold(f, true, err));
+    f->special = false;
+    for (; f->group < f->row_count; f->group++) {
+        f->row_bytes += (uint64_t)f->rows[f->group].key_len + f->rows[f->group].value_len;
     }
-    f->row_bytes += (uint64_t)r->key_len + r->value_len;
+done:
+    return st;
+}
+
+static __attribute__((noinline)) lk_status rows_grow(flush *f, lk_error *err)
+{
+    uint32_t capacity = f->capacity == 0 ? 2 * ROWS : f->capacity * 2;
+    lk_row *grown = realloc(f->rows, capacity * sizeof *grown);
+    if (grown == NULL) return lk_fail_nomem(err, capacity * sizeof *grown);
+    f->rows = grown;
+    f->capacity = capacity;
+    return LK_OK;
+}
+
+static inline lk_status row_add(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
+{
+    if (LK_UNLIKELY(f->row_count == f->capacity)) {
+        lk_status st = rows_grow(f, err);
+        if (st != LK_OK) return st;
+    }
     f->rows[f->row_count++] = (lk_row){
         .key = r->key,
         .value = r->value,
@@ -95,33 +163,26 @@ static lk_status row_add(flush *f, const lk_record *r, uint64_t seq, lk_error *e
         .hash = lk_hash_key(r->tree, r->key, r->key_len),
         .kind = r->kind,
     };
+    f->special |= r->kind != LK_KIND_PUT;
+    return LK_OK;
+}
+
+/* An older version of the key in hand. */
+static lk_status version_add(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_kind last = f->rows[f->row_count - 1].kind;
+    bool wanted = lk_fold_wants(&f->snapshots, last, seq, f->newer_seq);
+    f->newer_seq = seq;
+    if (!wanted) return LK_OK;
+    LK_TRY(row_add(f, r, seq, err));
+    if (f->row_count - f->group >= f->fold_at) {
+        LK_TRY(group_fold(f, false, err));
+        uint32_t left = f->row_count - f->group;
+        f->fold_at = left < GROUP_ROWS / 2 ? GROUP_ROWS : 2 * left;
+    }
 done:
     return st;
-}
-
-/* ---- folding ---- */
-
-/* Whether some snapshot sees a version with `seq` that is followed by one with `newer`. */
-static bool snapshot_between(const lk_flush *in, uint64_t seq, uint64_t newer)
-{
-    for (size_t i = 0; i < in->snapshot_count; i++) {
-        if (in->snapshots[i] < newer) return in->snapshots[i] >= seq;
-    }
-    return false;
-}
-
-/* A delete of what no table can hold says nothing - but where an older version of the key is kept
- * for a snapshot it is needed, so with snapshots all deletes stay. */
-static bool delete_is_needless(const lk_flush *in, const lk_record *r)
-{
-    if (in->snapshot_count != 0) return false;
-    const lk_tree_version *t = lk_version_tree(in->version, r->tree);
-    if (t == NULL) return true;
-    const lk_range *range = &t->ranges[lk_tree_version_range(t, r->key, r->key_len)];
-    for (uint32_t i = 0; i < range->run_count; i++) {
-        if (lk_run_table(&range->runs[i], r->key, r->key_len) != NULL) return false;
-    }
-    return true;
 }
 
 static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint64_t seq,
@@ -131,19 +192,24 @@ static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint
     bool same_tree = f->any && f->newest.tree == r->tree;
     if (same_tree && f->prefix == prefix &&
         lk_bytes_equal(f->newest.key, f->newest.key_len, r->key, r->key_len)) {
-        bool keep = snapshot_between(f->in, seq, f->newer_seq);
-        f->newer_seq = seq;
-        return keep ? row_add(f, r, seq, err) : LK_OK;
+        return version_add(f, r, seq, err);
     }
+    LK_TRY(group_close(f, err));
+    /* Whether the table is large enough is looked at between the writes: they must not be large. */
+    if (f->row_count >= ROWS || f->row_bytes >= f->in->table_bytes / 8) LK_TRY(rows_write(f, err));
     if (LK_UNLIKELY(!same_tree || f->cut)) {
         LK_TRY(table_finish(f, err));
-        if (!same_tree) f->stamp = lk_manifest_next_file(f->in->manifest);
+        if (!same_tree) {
+            f->stamp = lk_manifest_next_file(f->in->manifest);
+            f->tree = r->tree;
+            lk_fold_set_tree(&f->fold, f->in->view->settings, r->tree);
+        }
     }
     f->any = true;
     f->newest = *r;
     f->prefix = prefix;
     f->newer_seq = seq;
-    if (r->kind == LK_KIND_DELETE && delete_is_needless(f->in, r)) return LK_OK;
+    f->fold_at = GROUP_ROWS;
     LK_TRY(row_add(f, r, seq, err));
 done:
     return st;
@@ -236,6 +302,8 @@ lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, 
     f->in = in;
     f->edit = edit;
     f->result = out;
+    f->snapshots = (lk_snapshots){in->snapshots, in->snapshot_count};
+    lk_fold_init(&f->fold, in->view->settings, 0, in->now_us);
     for (uint32_t i = in->segment_count; i-- > 0;) {
         lk_segment *s = in->segments[i];
         /* A segment made for a large frame stays empty when a still larger one came before it. */
@@ -245,7 +313,10 @@ lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, 
         out->records_in += s->count;
     }
     LK_TRY(walk(f, err));
+    LK_TRY(group_close(f, err));
     LK_TRY(table_finish(f, err));
+    out->merge_failures = f->fold.failures;
+    if (f->fold.failures > 0) out->merge_failure = f->fold.failure;
     if (edit->add_count > 0) LK_TRY(lk_env_sync_dir(in->env, in->dir, err));
     const lk_segment *last = in->segments[in->segment_count - 1];
     edit->log_retired = last->generation;
@@ -254,6 +325,8 @@ done:
     lk_table_writer_free(f->writer);
     for (uint32_t i = 0; i < f->source_count; i++) lk_order_unref(f->sources[i].order);
     if (st != LK_OK) unlink_added(in, edit);
+    lk_fold_deinit(&f->fold);
+    free(f->rows);
     free(f);
     return st;
 }

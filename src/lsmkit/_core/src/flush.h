@@ -1,14 +1,15 @@
 /* flush.h: frozen segments become one run of tables for each tree.
  *
  * One pass: every frame's checksum is proved again (a mapping can be hit by a stray store), the
- * records are put in order, versions that no snapshot sees are folded away, and what is left is
- * written. Several waiting segments are flushed as one: what they overwrite is never written.
+ * records are put in order, versions of a key are folded as far as snapshots allow, and what is left
+ * is written. Several waiting segments are flushed as one: what they overwrite is never written.
  */
 #ifndef LK_FLUSH_H
 #define LK_FLUSH_H
 
 #include "manifest.h"
 #include "segment.h"
+#include "view.h"
 
 #define LK_FLUSH_SEGMENTS_MAX 16u
 
@@ -16,7 +17,8 @@ typedef struct lk_flush {
     lk_env *env;
     const char *dir;
     lk_manifest *manifest;       /* gives file numbers */
-    const lk_version *version;   /* tells which tombstones may go */
+    const lk_view *view;         /* tells what is older and newer, and what rows mean */
+    uint64_t now_us;             /* of the wall clock, not later than the view was taken */
     lk_segment *const *segments; /* oldest first, frozen */
     uint32_t segment_count;
     const uint64_t *snapshots; /* descending */
@@ -27,6 +29,8 @@ typedef struct lk_flush {
 
 typedef struct lk_flush_result {
     uint64_t records_in, rows_out, bytes_out;
+    uint64_t merge_failures; /* of an operator, whose operands stay; the first is `merge_failure` */
+    lk_error merge_failure;
 } lk_flush_result;
 
 /* Writes and syncs the tables and the directory, and fills `edit` with the added tables and the

@@ -114,11 +114,11 @@ static bool record_fits(const uint8_t *p, uint32_t left, uint32_t *out_bytes)
     if (left < LK_RECORD_HEADER_BYTES) return false;
     uint64_t head = lk_load64(p);
     uint32_t kind = (uint32_t)(head >> 16 & 0xFF), flags = (uint32_t)(head >> 24 & 0xFF);
-    if (kind != LK_KIND_PUT && kind != LK_KIND_DELETE) return false;
-    if ((flags & ~LK_RECORD_FLAGS) != 0) return false;
+    if (!lk_kind_is_known(kind) || (flags & ~LK_RECORD_FLAGS) != 0) return false;
+    if (head >> 32 < lk_kind_head_bytes((lk_kind)kind)) return false;
     uint64_t bytes = LK_RECORD_HEADER_BYTES + ((flags & LK_RECORD_TREE) != 0 ? 4 : 0) +
                      (head & 0xFFFF) + (head >> 32);
-    if (bytes > left || head >> 32 > LK_VALUE_BYTES_MAX) return false;
+    if (bytes > left || head >> 32 > LK_STORED_BYTES_MAX) return false;
     /* Tree 0 has one form alone, so that a record's length follows from what it says. */
     if ((flags & LK_RECORD_TREE) != 0 && lk_load32(p + LK_RECORD_HEADER_BYTES) == 0) return false;
     *out_bytes = (uint32_t)bytes;

@@ -32,11 +32,15 @@ static void show(char *out, size_t room, const uint8_t *p, size_t n)
 
 static void record_print(const printer *to, const lk_record *r, uint64_t seq)
 {
-    char line[LINE_BYTES], key[192], value[192];
+    char line[LINE_BYTES], key[192], value[192], until[32] = "";
+    uint32_t head = lk_kind_head_bytes(r->kind);
     show(key, sizeof key, r->key, r->key_len);
-    show(value, sizeof value, r->value, r->value_len);
-    (void)snprintf(line, sizeof line, "  seq %" PRIu64 " tree %" PRIu32 " %s \"%s\" \"%s\"", seq,
-                   r->tree, r->kind == LK_KIND_PUT ? "put" : "delete", key, value);
+    show(value, sizeof value, r->value + head, r->value_len - head);
+    if (head > 0) {
+        (void)snprintf(until, sizeof until, " until %" PRIu64, lk_kind_deadline(r->kind, r->value));
+    }
+    (void)snprintf(line, sizeof line, "  seq %" PRIu64 " tree %" PRIu32 " %s%s \"%s\" \"%s\"", seq,
+                   r->tree, lk_kind_name(r->kind), until, key, value);
     to->print(to->context, line);
 }
 

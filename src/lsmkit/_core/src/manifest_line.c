@@ -22,6 +22,12 @@ static void write_table(lk_json_writer *w, const lk_table_meta *meta, uint32_t l
     lk_json_field(w, "bytes", meta->bytes);
     lk_json_field(w, "rows", meta->rows);
     lk_json_field(w, "tombstones", meta->tombstones);
+    if (meta->operands > 0) lk_json_field(w, "operands", meta->operands);
+    if (meta->deadlines > 0) {
+        lk_json_field(w, "deadlines", meta->deadlines);
+        lk_json_field(w, "deadline_min", meta->deadline_min);
+        lk_json_field(w, "deadline_max", meta->deadline_max);
+    }
     lk_json_field(w, "raw_bytes", meta->raw_bytes);
     lk_json_field(w, "seq_min", meta->seq_min);
     lk_json_field(w, "seq_max", meta->seq_max);
@@ -467,7 +473,11 @@ enum {
     TABLE_NONCE = 1 << 10,
     TABLE_MIN = 1 << 11,
     TABLE_MAX = 1 << 12,
-    TABLE_ALL = (1 << 13) - 1,
+    TABLE_ALL = (1 << 13) - 1, /* those that must be there */
+    TABLE_OPERANDS = 1 << 13,
+    TABLE_DEADLINES = 1 << 14,
+    TABLE_DEADLINE_MIN = 1 << 15,
+    TABLE_DEADLINE_MAX = 1 << 16,
 };
 
 /* A member that is a plain 64-bit number: where it goes, and its bit. */
@@ -483,6 +493,10 @@ static uint64_t *table_number(lk_bytes name, lk_table_meta *m, uint64_t *stamp, 
         {"bytes", &m->bytes, TABLE_BYTES},
         {"rows", &m->rows, TABLE_ROWS},
         {"tombstones", &m->tombstones, TABLE_TOMBSTONES},
+        {"operands", &m->operands, TABLE_OPERANDS},
+        {"deadlines", &m->deadlines, TABLE_DEADLINES},
+        {"deadline_min", &m->deadline_min, TABLE_DEADLINE_MIN},
+        {"deadline_max", &m->deadline_max, TABLE_DEADLINE_MAX},
         {"raw_bytes", &m->raw_bytes, TABLE_RAW_BYTES},
         {"seq_min", &m->seq_min, TABLE_SEQ_MIN},
         {"seq_max", &m->seq_max, TABLE_SEQ_MAX},
@@ -523,7 +537,7 @@ static void read_table(lk_json_reader *r, lk_table_meta *out, uint32_t *out_leve
             (void)lk_json_skip(r);
         }
     }
-    if (r->fault == NULL && seen != TABLE_ALL) {
+    if (r->fault == NULL && (seen & TABLE_ALL) != TABLE_ALL) {
         (void)lk_json_fault(r, "a member of a table is missing before");
     }
     out->min_key = r->text + (min.data == NULL ? 0 : min.data - r->text);

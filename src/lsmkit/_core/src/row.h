@@ -1,4 +1,10 @@
-/* row.h: one version of one key, as flush, compaction and cursors hand it on.
+/* row.h: one version of one key, as flush, compaction and cursors hand it on, and the kinds of them.
+ *
+ * A row may have a deadline: LK_KIND_UNTIL is added to its kind, and its value begins with a head
+ * that readers strip. From the deadline on it is as if it were deleted.
+ *
+ *   PUT   | UNTIL    deadline 8 | value
+ *   MERGE | UNTIL    written at 8 | deadline 8 | operand      microseconds since 1970, little-endian
  *
  * Owns      nothing: key and value point into a segment or a block that the giver keeps pinned.
  * Always    rows are handed on in order of (key ascending, sequence descending).
@@ -6,15 +12,62 @@
 #ifndef LK_ROW_H
 #define LK_ROW_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "bytes.h"
 
 /* Stored in logs and tables: the numbers are part of the format. */
 typedef enum lk_kind {
     LK_KIND_PUT = 1,
     LK_KIND_DELETE = 2,
+    LK_KIND_MERGE = 3, /* an operand for the older versions of its key */
+    LK_KIND_UNTIL = 0x10,
+    LK_KIND_PUT_UNTIL = LK_KIND_PUT | LK_KIND_UNTIL,
+    LK_KIND_MERGE_UNTIL = LK_KIND_MERGE | LK_KIND_UNTIL,
 } lk_kind;
 
 #define LK_SEQ_MAX UINT64_MAX /* as a snapshot: sees everything */
+#define LK_HEAD_BYTES_MAX 16u
+#define LK_STORED_BYTES_MAX (LK_VALUE_BYTES_MAX + LK_HEAD_BYTES_MAX) /* a value with its head */
+
+/* Bit k: a row of kind k may stand in a log or a table. */
+#define LK_KINDS                                                                                   \
+    (UINT32_C(1) << LK_KIND_PUT | UINT32_C(1) << LK_KIND_DELETE | UINT32_C(1) << LK_KIND_MERGE |   \
+     UINT32_C(1) << LK_KIND_PUT_UNTIL | UINT32_C(1) << LK_KIND_MERGE_UNTIL)
+
+static inline bool lk_kind_is_known(uint32_t kind) { return kind < 32 && (LK_KINDS >> kind & 1); }
+
+static inline bool lk_kind_is_merge(lk_kind kind)
+{
+    return (kind & ~(unsigned)LK_KIND_UNTIL) == LK_KIND_MERGE;
+}
+
+/* Bytes that the value of such a row begins with, and that are none of its value. */
+static inline uint32_t lk_kind_head_bytes(lk_kind kind)
+{
+    if ((kind & LK_KIND_UNTIL) == 0) return 0;
+    return kind == LK_KIND_MERGE_UNTIL ? 16 : 8;
+}
+
+/* Of a row that has one. `value` is the stored one, with its head. */
+static inline uint64_t lk_kind_deadline(lk_kind kind, const uint8_t *value)
+{
+    return lk_load64(value + lk_kind_head_bytes(kind) - 8);
+}
+
+/* What the program calls it: "put", "delete", "merge". */
+static inline const char *lk_kind_name(lk_kind kind)
+{
+    switch (kind & ~(unsigned)LK_KIND_UNTIL) {
+    case LK_KIND_DELETE:
+        return "delete";
+    case LK_KIND_MERGE:
+        return "merge";
+    default:
+        return "put";
+    }
+}
 
 typedef struct lk_row {
     const uint8_t *key;

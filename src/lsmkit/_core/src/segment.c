@@ -456,6 +456,20 @@ static bool is_record_of(const lk_segment *s, uint32_t ordinal, uint32_t tree, c
     return out->tree == tree && lk_bytes_equal(out->key, out->key_len, key, key_len);
 }
 
+/* From ordinal at - 1 (at 0: none) to older ones. */
+static inline bool find_in_chain(const lk_segment *s, uint32_t at, uint32_t tree,
+                                 const uint8_t *key, size_t key_len, lk_record *out,
+                                 uint32_t *out_ordinal)
+{
+    for (; at != 0; at = s->index.entries[at - 1].previous) {
+        if (is_record_of(s, at - 1, tree, key, key_len, out)) {
+            *out_ordinal = at - 1;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool lk_segment_find(const lk_segment *s, uint32_t tree, const uint8_t *key, size_t key_len,
                      uint64_t hash, uint32_t visible, lk_record *out, uint32_t *out_ordinal)
 {
@@ -474,11 +488,15 @@ bool lk_segment_find(const lk_segment *s, uint32_t tree, const uint8_t *key, siz
     }
     uint32_t at = lk_index_head(&s->index, tag);
     while (at > visible) at = s->index.entries[at - 1].previous;
-    for (; at != 0; at = s->index.entries[at - 1].previous) {
-        if (is_record_of(s, at - 1, tree, key, key_len, out)) {
-            *out_ordinal = at - 1;
-            return true;
-        }
+    return find_in_chain(s, at, tree, key, key_len, out, out_ordinal);
+}
+
+bool lk_segment_find_older(const lk_segment *s, uint32_t tree, const uint8_t *key, size_t key_len,
+                           uint64_t hash, uint32_t ordinal, lk_record *out, uint32_t *out_ordinal)
+{
+    if (ordinal >= atomic_load_explicit(&s->indexed, memory_order_acquire)) {
+        return lk_segment_find(s, tree, key, key_len, hash, ordinal, out, out_ordinal);
     }
-    return false;
+    return find_in_chain(s, s->index.entries[ordinal].previous, tree, key, key_len, out,
+                         out_ordinal);
 }

@@ -108,6 +108,9 @@ static inline lk_record lk_segment_record(const lk_segment *s, uint32_t ordinal)
  * Lock-free. */
 bool lk_segment_find(const lk_segment *s, uint32_t tree, const uint8_t *key, size_t key_len,
                      uint64_t hash, uint32_t visible, lk_record *out, uint32_t *out_ordinal);
+/* The same among those older than `ordinal`, which was found for this key: one step along its chain. */
+bool lk_segment_find_older(const lk_segment *s, uint32_t tree, const uint8_t *key, size_t key_len,
+                           uint64_t hash, uint32_t ordinal, lk_record *out, uint32_t *out_ordinal);
 
 /* ---- life of a segment ---- */
 
@@ -166,11 +169,13 @@ lk_status lk_segment_put(lk_segment *s, uint32_t tree, lk_kind kind, const uint8
                          uint32_t key_len, const uint8_t *value, uint32_t value_len, uint64_t hash,
                          lk_error *err);
 
-/* Writes a record at `to` and gives the place behind it. */
-static inline uint8_t *lk_record_write(uint8_t *to, uint32_t tree, lk_kind kind, const uint8_t *key,
-                                       size_t key_len, const uint8_t *value, size_t value_len)
+/* Writes a record whose value has a head at `to`, and gives the place behind it. */
+static inline uint8_t *lk_record_write_headed(uint8_t *to, uint32_t tree, lk_kind kind,
+                                              const uint8_t *key, size_t key_len,
+                                              const uint8_t *head, size_t head_len,
+                                              const uint8_t *value, size_t value_len)
 {
-    lk_store64(to, lk_record_head(tree, kind, key_len, value_len));
+    lk_store64(to, lk_record_head(tree, kind, key_len, head_len + value_len));
     to += LK_RECORD_HEADER_BYTES;
     if (tree != 0) {
         lk_store32(to, tree);
@@ -178,8 +183,16 @@ static inline uint8_t *lk_record_write(uint8_t *to, uint32_t tree, lk_kind kind,
     }
     if (key_len != 0) memcpy(to, key, key_len);
     to += key_len;
+    if (head_len != 0) memcpy(to, head, head_len);
+    to += head_len;
     if (value_len != 0) memcpy(to, value, value_len);
     return to + value_len;
+}
+
+static inline uint8_t *lk_record_write(uint8_t *to, uint32_t tree, lk_kind kind, const uint8_t *key,
+                                       size_t key_len, const uint8_t *value, size_t value_len)
+{
+    return lk_record_write_headed(to, tree, kind, key, key_len, NULL, 0, value, value_len);
 }
 
 /* ---- reading a log back (frame.c) ---- */

@@ -89,6 +89,15 @@ lk_view *lk_store_view(lk_store *s)
     return v;
 }
 
+lk_view *lk_store_view_then(lk_store *s, uint64_t *out_now_us)
+{
+    lk_lock_acquire(&s->write_lock);
+    lk_view *v = lk_store_view(s);
+    *out_now_us = lk_env_wall_us(s->env);
+    lk_lock_release(&s->write_lock);
+    return v;
+}
+
 lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq)
 {
     lk_view *v = lk_store_view(s);
@@ -285,7 +294,7 @@ static lk_status log_recover(lk_store *s, lk_version *version, lk_error *err)
         goto done;
     }
     for (size_t i = 0; i < r.count; i++) newest_first[i] = r.segments[r.count - 1 - i];
-    lk_view *v = lk_view_new(newest_first, (uint32_t)r.count, version);
+    lk_view *v = lk_view_new(newest_first, (uint32_t)r.count, version, s->options.settings);
     if (v == NULL) {
         st = lk_fail_nomem(err, sizeof *v);
         goto done;
@@ -407,6 +416,11 @@ static lk_status store_load(lk_store *s, lk_error *err)
 {
     lk_status st = LK_OK;
     bool exists;
+    if (s->options.settings != NULL) {
+        lk_settings_ref(s->options.settings);
+    } else {
+        LK_TRY(lk_settings_new(s->env, NULL, 0, &s->options.settings, err));
+    }
     LK_TRY(directory_prepare(s, &exists, err));
     if (!s->options.read_only) {
         LK_TRY(owner_lock(s, err));
@@ -527,6 +541,7 @@ void lk_store_free(lk_store *s)
     LK_ASSERT(atomic_load(&s->state) == LK_STATE_CLOSED);
     lk_manifest_close(s->manifest);
     lk_cache_free(s->cache);
+    lk_settings_unref(s->options.settings);
     lk_limiter_deinit(&s->limiter);
     lk_event_deinit(&s->changed);
     lk_event_deinit(&s->decide);

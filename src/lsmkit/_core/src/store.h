@@ -43,6 +43,9 @@ typedef struct lk_store_options {
     uint32_t frozen_max; /* segments that may wait for flush before writers wait */
     bool read_only, create_if_missing, error_if_exists;
     uint64_t lock_timeout_ns; /* how long to wait for another owner */
+    /* Of the trees; NULL: none has any. What is in the log is flushed by them, so they must be right
+     * from the beginning. Borrowed. */
+    lk_settings *settings;
 } lk_store_options;
 
 typedef enum lk_state {
@@ -136,6 +139,7 @@ typedef struct lk_store {
     bool flushing, stopping;
     uint64_t next_job;
     lk_error background_error; /* the last one of a flush or compaction */
+    lk_error merge_error;      /* the last one of an operator in the background */
     uint64_t background_errors;
     uint64_t flush_retry_ns; /* after a failed flush: not before */
 
@@ -199,6 +203,9 @@ static inline bool lk_store_is_open(const lk_store *s)
 
 /* The current view, with a reference. */
 lk_view *lk_store_view(lk_store *s);
+/* ... and a reading of the wall clock: what is written from now on is not in the view's segments,
+ * and not stamped with an earlier time. Takes write_lock. */
+lk_view *lk_store_view_then(lk_store *s, uint64_t *out_now_us);
 /* ... and the last sequence that it shows. */
 lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq);
 lk_status lk_store_snapshot(lk_store *s, lk_snapshot **out, lk_error *err);
@@ -214,6 +221,11 @@ lk_status lk_store_try_put(lk_store *s, uint32_t tree, lk_kind kind, const uint8
                            uint32_t key_len, const uint8_t *value, uint32_t value_len,
                            uint64_t hash);
 
+/* The same of a put or an operand that lives for `ttl_us`. */
+lk_status lk_store_try_put_for(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
+                               uint32_t key_len, const uint8_t *value, uint32_t value_len,
+                               uint64_t ttl_us);
+
 /* A frame filled by the caller: on LK_OK the write lock is held and `*out` takes exactly
  * `body_bytes` bytes of records; the caller then commits, at once and without doing anything that
  * could wait. LK_FULL as above. */
@@ -227,7 +239,10 @@ typedef struct lk_write {
     lk_kind kind;
     const lk_column *keys;   /* columns: one record a row ... */
     const lk_column *values; /* ... NULL for deletes */
-    const uint8_t *body;     /* or, keys NULL: records as they stand in a log */
+    uint64_t ttl_us;         /* ... with a deadline so far away, */
+    bool has_ttl;            /* if this is set */
+    bool stamp;              /* or, keys NULL: records that get their deadlines as stamp.h says */
+    const uint8_t *body;     /* or records as they stand in a log */
     uint64_t body_bytes;
     uint64_t records;
     bool conditional; /* only when none of `keys` was written after `moment`: else LK_MISS, */
@@ -263,6 +278,9 @@ lk_status lk_store_flush_now(lk_store *s, lk_error *err);
  * leave; `fresh` (may be NULL) becomes the newest. */
 lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
                            lk_error *err);
+
+/* Sets, or replaces, the settings of one tree. */
+lk_status lk_store_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err);
 
 /* A compaction job is queued; files and lower are copied. Its number comes back with its result. */
 lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_error *err);

@@ -31,8 +31,11 @@ typedef struct lk_table_meta {
     uint64_t nonce; /* random; seeds every checksum of the file, stands in its footer */
     uint64_t bytes; /* file size */
     uint64_t rows;
-    uint64_t tombstones; /* rows that are deletes */
-    uint64_t raw_bytes;  /* keys and values before prefixes and compression */
+    uint64_t tombstones;                 /* rows that are deletes */
+    uint64_t operands;                   /* rows that are operands of a merge */
+    uint64_t deadlines;                  /* rows with a deadline */
+    uint64_t deadline_min, deadline_max; /* of those, microseconds since 1970; 0: there are none */
+    uint64_t raw_bytes;                  /* keys and values before prefixes and compression */
     uint64_t seq_min, seq_max;
     uint32_t tree;
     uint32_t min_len, max_len;
@@ -126,7 +129,8 @@ lk_status lk_table_writer_new(lk_env *env, const char *dir, uint64_t file, uint3
  * the writer can only be freed. */
 lk_status lk_table_writer_add(lk_table_writer *w, const lk_row *rows, size_t count, lk_error *err);
 /* Copies a block of a loaded table as it stands on disk, checked, with a new checksum; its keys
- * are hashed for the filter. The rows must follow all rows added. */
+ * are hashed for the filter. The rows must follow all rows added, and be puts and deletes: else
+ * LK_INVALID. */
 lk_status lk_table_writer_add_block(lk_table_writer *w, lk_table *from, uint32_t index,
                                     lk_error *err);
 uint64_t lk_table_writer_bytes(const lk_table_writer *w); /* estimate of the file so far */

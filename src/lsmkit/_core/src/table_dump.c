@@ -79,6 +79,11 @@ static void dump_properties(const printer *p, const lk_table_parts *parts)
         props->blocks);
     say(p, "  rows %" PRIu64 ", tombstones %" PRIu64 ", raw bytes %" PRIu64, props->rows,
         props->tombstones, props->raw_bytes);
+    if (props->operands > 0) say(p, "  operands %" PRIu64, props->operands);
+    if (props->deadlines > 0) {
+        say(p, "  deadlines %" PRIu64 ", %" PRIu64 "..%" PRIu64, props->deadlines,
+            props->deadline_min, props->deadline_max);
+    }
     say(p, "  sequences %" PRIu64 "..%" PRIu64, props->seq_min, props->seq_max);
     say(p, "  block bytes %" PRIu32 ", filter bits %" PRIu32 ", codec %s", props->block_bytes,
         props->filter_bits, lk_codec_name(props->codec));
@@ -103,13 +108,22 @@ static void dump_rows(const printer *p, const lk_block *b)
 {
     quoted key, value;
     for (uint32_t i = 0; i < b->rows; i++) {
+        lk_kind kind = lk_block_kind(b, i);
+        lk_bytes stored = lk_block_value(b, i);
+        uint32_t head = lk_kind_head_bytes(kind);
+        char until[32] = "";
         (void)quote(lk_block_key(b, i), &key);
-        if (lk_block_kind(b, i) == LK_KIND_DELETE) {
-            say(p, "    %s @%" PRIu64 " delete", key.text, lk_block_seq(b, i));
-        } else {
-            say(p, "    %s @%" PRIu64 " = %s", key.text, lk_block_seq(b, i),
-                quote(lk_block_value(b, i), &value));
+        if (head > 0) {
+            (void)snprintf(until, sizeof until, " until %" PRIu64,
+                           lk_kind_deadline(kind, stored.data));
         }
+        if (kind == LK_KIND_DELETE) {
+            say(p, "    %s @%" PRIu64 " delete", key.text, lk_block_seq(b, i));
+            continue;
+        }
+        (void)quote((lk_bytes){stored.data + head, stored.len - head}, &value);
+        say(p, "    %s @%" PRIu64 "%s %s %s", key.text, lk_block_seq(b, i), until,
+            lk_kind_is_merge(kind) ? "merge" : "=", value.text);
     }
 }
 

@@ -103,10 +103,14 @@ enum {
     PROP_BLOCK_BYTES,
     PROP_BLOCKS,
     PROP_CODEC,
+    PROP_DEADLINE_MAX,
+    PROP_DEADLINE_MIN,
+    PROP_DEADLINES,
     PROP_FILE,
     PROP_FILTER_BITS,
     PROP_MAX_KEY,
     PROP_MIN_KEY,
+    PROP_OPERANDS,
     PROP_RAW_BYTES,
     PROP_ROWS,
     PROP_SEQ_MAX,
@@ -120,10 +124,14 @@ static const char *const PROP_NAMES[PROP_COUNT] = {
     [PROP_BLOCK_BYTES] = "block_bytes",
     [PROP_BLOCKS] = "blocks",
     [PROP_CODEC] = "codec",
+    [PROP_DEADLINE_MAX] = "deadline_max",
+    [PROP_DEADLINE_MIN] = "deadline_min",
+    [PROP_DEADLINES] = "deadlines",
     [PROP_FILE] = "file",
     [PROP_FILTER_BITS] = "filter_bits",
     [PROP_MAX_KEY] = "max_key",
     [PROP_MIN_KEY] = "min_key",
+    [PROP_OPERANDS] = "operands",
     [PROP_RAW_BYTES] = "raw_bytes",
     [PROP_ROWS] = "rows",
     [PROP_SEQ_MAX] = "seq_max",
@@ -141,10 +149,18 @@ static uint64_t number_of(const lk_table_properties *props, int which)
         return props->blocks;
     case PROP_CODEC:
         return (uint64_t)props->codec;
+    case PROP_DEADLINE_MAX:
+        return props->deadline_max;
+    case PROP_DEADLINE_MIN:
+        return props->deadline_min;
+    case PROP_DEADLINES:
+        return props->deadlines;
     case PROP_FILE:
         return props->file;
     case PROP_FILTER_BITS:
         return props->filter_bits;
+    case PROP_OPERANDS:
+        return props->operands;
     case PROP_RAW_BYTES:
         return props->raw_bytes;
     case PROP_ROWS:
@@ -162,12 +178,20 @@ static uint64_t number_of(const lk_table_properties *props, int which)
     }
 }
 
+/* Of rows that most tables do not have: absent stands for 0. */
+static bool is_optional(int which)
+{
+    return which == PROP_OPERANDS || which == PROP_DEADLINES || which == PROP_DEADLINE_MIN ||
+           which == PROP_DEADLINE_MAX;
+}
+
 lk_status lk_table_properties_add(const lk_table_properties *props, lk_block_writer *w,
                                   lk_error *err)
 {
     LK_ASSERT(w->rows == 0);
     for (int i = 0; i < PROP_COUNT; i++) {
         uint8_t number[8];
+        if (is_optional(i) && number_of(props, i) == 0) continue;
         lk_store64(number, number_of(props, i));
         lk_bytes value = i == PROP_MIN_KEY   ? props->min_key
                          : i == PROP_MAX_KEY ? props->max_key
@@ -192,6 +216,7 @@ static lk_status find_value(const lk_block *b, int which, const lk_block_source 
     const uint8_t *name = (const uint8_t *)PROP_NAMES[which];
     size_t len = strlen(PROP_NAMES[which]);
     uint32_t row = lk_block_find(b, name, len, lk_hash_key(0, name, len), LK_SEQ_MAX);
+    if (row == b->rows && is_optional(which)) return LK_OK; /* `*out` stays */
     if (row == b->rows) {
         return lk_fail_corrupt(err, source->path, source->offset, 0, 0, "the properties lack %s",
                                PROP_NAMES[which]);
@@ -203,7 +228,8 @@ static lk_status find_value(const lk_block *b, int which, const lk_block_source 
 static lk_status find_number(const lk_block *b, int which, const lk_block_source *source,
                              uint64_t max, uint64_t *out, lk_error *err)
 {
-    lk_bytes value = {NULL, 0};
+    static const uint8_t ZERO[8];
+    lk_bytes value = {ZERO, sizeof ZERO};
     lk_status st = find_value(b, which, source, &value, err);
     if (st != LK_OK) return st;
     *out = value.len == 8 ? lk_load64(value.data) : 0;
@@ -223,6 +249,10 @@ lk_status lk_table_properties_parse(const lk_block *b, const lk_block_source *so
     LK_TRY(find_number(b, PROP_FILE, source, UINT64_MAX, &out->file, err));
     LK_TRY(find_number(b, PROP_ROWS, source, UINT64_MAX, &out->rows, err));
     LK_TRY(find_number(b, PROP_TOMBSTONES, source, UINT64_MAX, &out->tombstones, err));
+    LK_TRY(find_number(b, PROP_OPERANDS, source, UINT64_MAX, &out->operands, err));
+    LK_TRY(find_number(b, PROP_DEADLINES, source, UINT64_MAX, &out->deadlines, err));
+    LK_TRY(find_number(b, PROP_DEADLINE_MIN, source, UINT64_MAX, &out->deadline_min, err));
+    LK_TRY(find_number(b, PROP_DEADLINE_MAX, source, UINT64_MAX, &out->deadline_max, err));
     LK_TRY(find_number(b, PROP_RAW_BYTES, source, UINT64_MAX, &out->raw_bytes, err));
     LK_TRY(find_number(b, PROP_SEQ_MIN, source, UINT64_MAX, &out->seq_min, err));
     LK_TRY(find_number(b, PROP_SEQ_MAX, source, UINT64_MAX, &out->seq_max, err));

@@ -155,6 +155,10 @@ static lk_status check_properties(const lk_table_parts *p, const lk_table_meta *
     LK_TRY(check_number(p, "tree", meta->tree, props->tree, err));
     LK_TRY(check_number(p, "number of rows", meta->rows, props->rows, err));
     LK_TRY(check_number(p, "number of tombstones", meta->tombstones, props->tombstones, err));
+    LK_TRY(check_number(p, "number of operands", meta->operands, props->operands, err));
+    LK_TRY(check_number(p, "number of deadlines", meta->deadlines, props->deadlines, err));
+    LK_TRY(check_number(p, "first deadline", meta->deadline_min, props->deadline_min, err));
+    LK_TRY(check_number(p, "last deadline", meta->deadline_max, props->deadline_max, err));
     LK_TRY(check_number(p, "raw length", meta->raw_bytes, props->raw_bytes, err));
     LK_TRY(check_number(p, "first sequence", meta->seq_min, props->seq_min, err));
     LK_TRY(check_number(p, "last sequence", meta->seq_max, props->seq_max, err));

@@ -13,6 +13,7 @@
 
 typedef struct totals {
     uint64_t rows, tombstones, raw_bytes;
+    uint64_t operands, deadlines, deadline_min, deadline_max;
     uint64_t seq_min, seq_max;
 } totals;
 
@@ -23,12 +24,23 @@ static lk_status corrupt(const lk_block_source *source, uint64_t expected, uint6
                            (unsigned long long)source->offset, what);
 }
 
+static void add_deadline(totals *sum, lk_kind kind, const uint8_t *value)
+{
+    uint64_t deadline = lk_kind_deadline(kind, value);
+    if (sum->deadlines == 0 || deadline < sum->deadline_min) sum->deadline_min = deadline;
+    if (deadline > sum->deadline_max) sum->deadline_max = deadline;
+    sum->deadlines++;
+}
+
 static void add_block(totals *sum, const lk_block *b)
 {
     sum->rows += b->rows;
     for (uint32_t i = 0; i < b->rows; i++) {
         uint64_t seq = lk_block_seq(b, i);
-        sum->tombstones += lk_block_kind(b, i) == LK_KIND_DELETE;
+        lk_kind kind = lk_block_kind(b, i);
+        sum->tombstones += kind == LK_KIND_DELETE;
+        sum->operands += lk_kind_is_merge(kind);
+        if ((kind & LK_KIND_UNTIL) != 0) add_deadline(sum, kind, lk_block_value(b, i).data);
         sum->raw_bytes += lk_block_key(b, i).len + lk_block_value(b, i).len;
         if (seq < sum->seq_min) sum->seq_min = seq;
         if (seq > sum->seq_max) sum->seq_max = seq;
@@ -92,6 +104,15 @@ static lk_status check_totals(const lk_table_parts *p, const totals *sum, lk_err
     if (sum->tombstones != props->tombstones) {
         return corrupt(&source, props->tombstones, sum->tombstones,
                        "there are other tombstones than it says", err);
+    }
+    if (sum->operands != props->operands) {
+        return corrupt(&source, props->operands, sum->operands,
+                       "there are other operands than it says", err);
+    }
+    if (sum->deadlines != props->deadlines || sum->deadline_min != props->deadline_min ||
+        sum->deadline_max != props->deadline_max) {
+        return corrupt(&source, props->deadlines, sum->deadlines,
+                       "the rows have other deadlines than it says", err);
     }
     if (sum->raw_bytes != props->raw_bytes) {
         return corrupt(&source, props->raw_bytes, sum->raw_bytes,

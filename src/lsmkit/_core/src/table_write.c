@@ -198,6 +198,17 @@ static void note_rows(lk_table_writer *w, uint64_t rows, uint64_t tombstones, ui
     if (seq_max > w->meta.seq_max) w->meta.seq_max = seq_max;
 }
 
+static void note_specials(lk_table_writer *w, const lk_block_writer *b)
+{
+    w->meta.operands += b->operands;
+    if (b->deadlines == 0) return;
+    if (w->meta.deadlines == 0 || b->deadline_min < w->meta.deadline_min) {
+        w->meta.deadline_min = b->deadline_min;
+    }
+    if (b->deadline_max > w->meta.deadline_max) w->meta.deadline_max = b->deadline_max;
+    w->meta.deadlines += b->deadlines;
+}
+
 static lk_status set_min_key(lk_table_writer *w, lk_bytes key, lk_error *err)
 {
     if (w->meta.min_key != NULL) return LK_OK;
@@ -243,6 +254,7 @@ static lk_status close_block(lk_table_writer *w, lk_error *err)
     set_last_key(w, lk_block_writer_last_key(b));
     LK_TRY(set_min_key(w, (lk_bytes){b->keys, b->first_key_len}, err));
     note_rows(w, rows, b->tombstones, lk_block_writer_raw_bytes(b), b->seq_min, b->seq_max);
+    note_specials(w, b);
     LK_TRY(reserve_out(w, lk_block_writer_bound(b), err));
     size_t bytes =
         lk_block_writer_finish(b, w->meta.nonce, w->written + w->out_len, w->out + w->out_len);
@@ -329,6 +341,16 @@ static lk_status hash_keys(lk_table_writer *w, const lk_block_image *image, uint
     return LK_OK;
 }
 
+/* Rows that only a merge of rows can fold, or count. */
+static bool has_specials(const lk_block_image *image)
+{
+    bool any = false;
+    for (uint32_t i = 0; image->kinds != NULL && i < image->rows; i++) {
+        any |= image->kinds[i] != LK_KIND_PUT && image->kinds[i] != LK_KIND_DELETE;
+    }
+    return any;
+}
+
 static lk_status add_block(lk_table_writer *w, lk_table *from, uint32_t index, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -344,6 +366,11 @@ static lk_status add_block(lk_table_writer *w, lk_table *from, uint32_t index, l
     LK_TRY(reserve_out(w, bytes, err));
     uint8_t *at = w->out + w->out_len;
     LK_TRY(lk_table_parts_image(parts, index, at, &image, &source, err));
+    if (has_specials(&image)) {
+        return lk_fail(err, LK_INVALID, 0, source.path, source.offset, 0, 0,
+                       "the block at %llu has operands or deadlines, and is not copied",
+                       (unsigned long long)source.offset);
+    }
     lk_bytes first = lk_block_image_key(&image, 0, scratch);
     if (w->index.rows > 0 && lk_key_compare(w->last_key, w->last_len, first.data, first.len) >= 0) {
         return lk_fail_corrupt(err, source.path, source.offset, 0, 0,
@@ -413,6 +440,10 @@ static lk_table_properties properties_of(const lk_table_writer *w)
         .file = w->meta.file,
         .rows = w->rows,
         .tombstones = w->meta.tombstones,
+        .operands = w->meta.operands,
+        .deadlines = w->meta.deadlines,
+        .deadline_min = w->meta.deadline_min,
+        .deadline_max = w->meta.deadline_max,
         .raw_bytes = w->meta.raw_bytes,
         .seq_min = w->meta.seq_min,
         .seq_max = w->meta.seq_max,

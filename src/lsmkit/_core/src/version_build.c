@@ -281,7 +281,8 @@ static lk_status check_meta(const lk_version_build *b, const lk_table_meta *m, u
         what = "has a key that is too long";
     } else if (lk_key_compare(m->min_key, m->min_len, m->max_key, m->max_len) > 0) {
         what = "has its least key behind its greatest";
-    } else if (m->seq_min > m->seq_max || m->tombstones > m->rows) {
+    } else if (m->seq_min > m->seq_max || m->tombstones > m->rows || m->operands > m->rows ||
+               m->deadlines > m->rows || m->deadline_min > m->deadline_max) {
         what = "has counts or sequences that contradict one another";
     }
     return what == NULL ? LK_OK : misfit_file(b, m->tree, m->file, what, err);

@@ -4,9 +4,12 @@
 
 #include <stdlib.h>
 
+#include "block_memory.h"
 #include "check.h"
+#include "fold.h"
 
-lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *version)
+lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *version,
+                     lk_settings *settings)
 {
     lk_view *v = malloc(sizeof *v + count * sizeof v->segments[0]);
     if (v == NULL) return NULL;
@@ -14,7 +17,9 @@ lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *ve
     v->segment_count = count;
     v->version = version;
     v->gaps = NULL;
+    v->settings = settings;
     lk_version_ref(version);
+    lk_settings_ref(settings);
     for (uint32_t i = 0; i < count; i++) {
         v->segments[i] = segments[i];
         lk_segment_ref(segments[i]);
@@ -32,20 +37,34 @@ void lk_view_unref(lk_view *v)
     if (before > 1) return;
     for (uint32_t i = 0; i < v->segment_count; i++) lk_segment_unref(v->segments[i]);
     lk_version_unref(v->version);
+    lk_settings_unref(v->settings);
     free(v);
 }
 
-static lk_lookup answer_of(lk_kind kind, const uint8_t *value, size_t len, uint64_t seq,
-                           lk_answer *out)
+/* What is no plain put. Operands need older versions, which are not looked for in a guard section. */
+static __attribute__((noinline)) lk_lookup answer_of_special(const lk_view *v, lk_kind kind,
+                                                             const uint8_t *value, size_t len,
+                                                             lk_answer *out)
+{
+    if (kind == LK_KIND_DELETE) return LK_LOOKUP_ABSENT;
+    if (kind != LK_KIND_PUT_UNTIL) return LK_LOOKUP_BLOCKED;
+    if (lk_kind_deadline(kind, value) <= lk_env_wall_us(v->settings->env)) return LK_LOOKUP_ABSENT;
+    uint32_t head = lk_kind_head_bytes(kind);
+    out->value = (lk_bytes){value + head, len - head};
+    return LK_LOOKUP_VALUE;
+}
+
+static inline lk_lookup answer_of(const lk_view *v, lk_kind kind, const uint8_t *value, size_t len,
+                                  uint64_t seq, lk_answer *out)
 {
     out->seq = seq;
-    if (kind == LK_KIND_DELETE) return LK_LOOKUP_ABSENT;
+    if (LK_UNLIKELY(kind != LK_KIND_PUT)) return answer_of_special(v, kind, value, len, out);
     out->value = (lk_bytes){value, len};
     return LK_LOOKUP_VALUE;
 }
 
-static lk_lookup tables_get(const lk_tree_version *t, const uint8_t *key, size_t key_len,
-                            uint64_t hash, uint64_t seq, lk_answer *out)
+static lk_lookup tables_get(const lk_view *v, const lk_tree_version *t, const uint8_t *key,
+                            size_t key_len, uint64_t hash, uint64_t seq, lk_answer *out)
 {
     const lk_range *range = &t->ranges[lk_tree_version_range(t, key, key_len)];
     for (uint32_t i = 0; i < range->run_count; i++) {
@@ -56,7 +75,7 @@ static lk_lookup tables_get(const lk_tree_version *t, const uint8_t *key, size_t
         case LK_FIND_ABSENT:
             break;
         case LK_FIND_ROW:
-            return answer_of(hit.kind, hit.value.data, hit.value.len, hit.seq, out);
+            return answer_of(v, hit.kind, hit.value.data, hit.value.len, hit.seq, out);
         case LK_FIND_MISS:
             return LK_LOOKUP_BLOCKED;
         }
@@ -64,29 +83,44 @@ static lk_lookup tables_get(const lk_tree_version *t, const uint8_t *key, size_t
     return LK_LOOKUP_ABSENT;
 }
 
-/* LK_LOOKUP_BLOCKED: no segment knows the key, the tables must be asked. */
-static lk_lookup segments_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
-                              uint64_t hash, uint64_t seq, lk_answer *out)
+/* Whether a segment knows the key, and what it then says. */
+static bool segments_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
+                         uint64_t hash, uint64_t seq, lk_lookup *out_found, lk_answer *out)
 {
     for (uint32_t i = 0; i < v->segment_count; i++) {
         const lk_segment *s = v->segments[i];
         uint32_t visible = lk_segment_visible(s, seq), ordinal;
         lk_record r;
         if (visible != 0 && lk_segment_find(s, tree, key, key_len, hash, visible, &r, &ordinal)) {
-            return answer_of(r.kind, r.value, r.value_len, s->base_seq + ordinal, out);
+            *out_found = answer_of(v, r.kind, r.value, r.value_len, s->base_seq + ordinal, out);
+            return true;
         }
     }
-    return LK_LOOKUP_BLOCKED;
+    return false;
+}
+
+bool lk_view_has_newer(const lk_view *v, uint64_t generation, uint32_t tree, const uint8_t *key,
+                       size_t key_len, uint64_t hash)
+{
+    for (uint32_t i = 0; i < v->segment_count && v->segments[i]->generation > generation; i++) {
+        uint32_t visible = lk_segment_visible(v->segments[i], LK_SEQ_MAX), ordinal;
+        lk_record r;
+        if (visible != 0 &&
+            lk_segment_find(v->segments[i], tree, key, key_len, hash, visible, &r, &ordinal)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
                       uint64_t hash, uint64_t seq, lk_answer *out)
 {
-    lk_lookup found = segments_get(v, tree, key, key_len, hash, seq, out);
-    if (found != LK_LOOKUP_BLOCKED) return found;
+    lk_lookup found;
+    if (segments_get(v, tree, key, key_len, hash, seq, &found, out)) return found;
     const lk_tree_version *t = lk_version_tree(v->version, tree);
     if (t == NULL) return LK_LOOKUP_ABSENT;
-    return tables_get(t, key, key_len, hash, seq, out);
+    return tables_get(v, t, key, key_len, hash, seq, out);
 }
 
 /* ---- many keys ---- */
@@ -100,7 +134,7 @@ typedef struct seekers {
 } seekers;
 
 /* One table asked for all seekers that stand before it. */
-static void table_ask(lk_table *table, const seekers *k, const lk_bytes *keys,
+static void table_ask(const lk_view *v, lk_table *table, const seekers *k, const lk_bytes *keys,
                       const uint64_t *hashes, uint64_t seq, lk_lookup *found, lk_answer *out)
 {
     lk_bytes asked[LK_VIEW_KEYS_MAX];
@@ -121,7 +155,7 @@ static void table_ask(lk_table *table, const seekers *k, const lk_bytes *keys,
         uint32_t i = k->which[j];
         if (results[n] == LK_FIND_ROW) {
             lk_hit *hit = &hits[n];
-            found[i] = answer_of(hit->kind, hit->value.data, hit->value.len, hit->seq, &out[i]);
+            found[i] = answer_of(v, hit->kind, hit->value.data, hit->value.len, hit->seq, &out[i]);
         } else if (results[n] == LK_FIND_MISS) {
             found[i] = LK_LOOKUP_BLOCKED;
         }
@@ -130,8 +164,8 @@ static void table_ask(lk_table *table, const seekers *k, const lk_bytes *keys,
 }
 
 /* Asks the `level`-th run of every seeker's range; false when none of them has so many. */
-static bool runs_ask(seekers *k, uint32_t level, const lk_bytes *keys, const uint64_t *hashes,
-                     uint64_t seq, lk_lookup *found, lk_answer *out)
+static bool runs_ask(const lk_view *v, seekers *k, uint32_t level, const lk_bytes *keys,
+                     const uint64_t *hashes, uint64_t seq, lk_lookup *found, lk_answer *out)
 {
     bool any = false;
     for (uint32_t j = 0; j < k->count; j++) {
@@ -147,7 +181,7 @@ static bool runs_ask(seekers *k, uint32_t level, const lk_bytes *keys, const uin
         bool asked = table == NULL;
         for (uint32_t before = 0; before < j && !asked; before++)
             asked = k->tables[before] == table;
-        if (!asked) table_ask(table, k, keys, hashes, seq, found, out);
+        if (!asked) table_ask(v, table, k, keys, hashes, seq, found, out);
     }
     return any;
 }
@@ -159,8 +193,10 @@ void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_byte
     const lk_tree_version *t = lk_version_tree(v->version, tree);
     LK_ASSERT(n <= LK_VIEW_KEYS_MAX);
     for (uint32_t i = 0; i < n; i++) {
-        out_found[i] = segments_get(v, tree, keys[i].data, keys[i].len, hashes[i], seq, &out[i]);
-        if (out_found[i] != LK_LOOKUP_BLOCKED) continue;
+        if (segments_get(v, tree, keys[i].data, keys[i].len, hashes[i], seq, &out_found[i],
+                         &out[i])) {
+            continue;
+        }
         out_found[i] = LK_LOOKUP_ABSENT;
         if (t == NULL) continue;
         k.ranges[k.count] = &t->ranges[lk_tree_version_range(t, keys[i].data, keys[i].len)];
@@ -168,7 +204,7 @@ void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_byte
     }
     for (uint32_t level = 0; k.count > 0; level++) {
         for (uint32_t j = 0; j < k.count; j++) out[k.which[j]].seq = 0;
-        if (!runs_ask(&k, level, keys, hashes, seq, out_found, out)) break;
+        if (!runs_ask(v, &k, level, keys, hashes, seq, out_found, out)) break;
         uint32_t kept = 0;
         for (uint32_t j = 0; j < k.count; j++) {
             uint32_t i = k.which[j];
@@ -210,30 +246,139 @@ done:
     return st;
 }
 
+/* The blocks that the versions of a key stand in, until they are folded. */
+typedef struct held_blocks {
+    lk_block **items;
+    uint32_t count;
+} held_blocks;
+
+static lk_status hold(held_blocks *h, lk_block *block, lk_error *err)
+{
+    lk_block **grown = realloc(h->items, (h->count + (size_t)1) * sizeof *grown);
+    if (grown == NULL) {
+        lk_block_unref(block);
+        return lk_fail_nomem(err, (h->count + (size_t)1) * sizeof *grown);
+    }
+    h->items = grown;
+    h->items[h->count++] = block;
+    return LK_OK;
+}
+
+typedef struct fetch {
+    const lk_view *view;
+    lk_guard *guard;
+    uint32_t tree;
+    lk_bytes key;
+    uint64_t hash, seq;
+    lk_fold fold;
+    held_blocks blocks;
+    uint64_t newest; /* sequence of the newest version; 0: none was met */
+} fetch;
+
+static lk_status take(fetch *x, lk_kind kind, lk_bytes value, uint64_t seq, bool *out_decided,
+                      lk_error *err)
+{
+    if (x->newest == 0) x->newest = seq;
+    return lk_fold_take(&x->fold, kind, value, seq, out_decided, err);
+}
+
+static lk_status fetch_segments(fetch *x, bool *out_decided, lk_error *err)
+{
+    *out_decided = false;
+    for (uint32_t i = 0; i < x->view->segment_count; i++) {
+        const lk_segment *s = x->view->segments[i];
+        uint32_t visible = lk_segment_visible(s, x->seq), ordinal;
+        lk_record r;
+        bool found = visible != 0 && lk_segment_find(s, x->tree, x->key.data, x->key.len, x->hash,
+                                                     visible, &r, &ordinal);
+        while (found) {
+            lk_status st = take(x, r.kind, (lk_bytes){r.value, r.value_len}, s->base_seq + ordinal,
+                                out_decided, err);
+            if (st != LK_OK || *out_decided) return st;
+            found = lk_segment_find_older(s, x->tree, x->key.data, x->key.len, x->hash, ordinal, &r,
+                                          &ordinal);
+        }
+    }
+    return LK_OK;
+}
+
+static lk_status fetch_table(fetch *x, lk_table *table, bool *out_decided, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_block *block;
+    uint32_t row;
+    LK_TRY(
+        table_fetch(table, x->guard, x->key.data, x->key.len, x->hash, x->seq, &block, &row, err));
+    if (block == NULL) return LK_OK;
+    LK_TRY(hold(&x->blocks, block, err));
+    for (;;) {
+        LK_TRY(take(x, lk_block_kind(block, row), lk_block_value(block, row),
+                    lk_block_seq(block, row), out_decided, err));
+        if (*out_decided || block->unique || ++row == block->rows) break;
+        lk_bytes key = lk_block_key(block, row);
+        if (!lk_bytes_equal(key.data, key.len, x->key.data, x->key.len)) break;
+    }
+done:
+    return st;
+}
+
+static lk_status fetch_tables(fetch *x, bool *out_decided, lk_error *err)
+{
+    const lk_tree_version *t = lk_version_tree(x->view->version, x->tree);
+    if (t == NULL) return LK_OK;
+    const lk_range *range = &t->ranges[lk_tree_version_range(t, x->key.data, x->key.len)];
+    for (uint32_t i = 0; i < range->run_count && !*out_decided; i++) {
+        lk_table *table = lk_run_table(&range->runs[i], x->key.data, x->key.len);
+        if (table == NULL) continue;
+        lk_status st = fetch_table(x, table, out_decided, err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
+}
+
+/* The block that a value stands in, with a reference: one of those held, or a new one for a value that
+ * was made; none where it stands in a segment. */
+static lk_status keep_value(fetch *x, lk_bytes *value, lk_block **out, lk_error *err)
+{
+    if (x->fold.count == 0) {
+        /* The version that decided was the last one taken. */
+        if (x->blocks.count > 0) *out = x->blocks.items[--x->blocks.count];
+        return LK_OK;
+    }
+    size_t bytes = lk_block_memory_size(sizeof(lk_block) + value->len);
+    lk_block *b = lk_block_memory_take(bytes);
+    if (b == NULL) return lk_fail_nomem(err, bytes);
+    memset(b, 0, sizeof *b);
+    atomic_init(&b->refs, 1);
+    b->bytes = bytes;
+    if (value->len > 0) memcpy(b + 1, value->data, value->len);
+    value->data = (const uint8_t *)(b + 1);
+    *out = b;
+    return LK_OK;
+}
+
 lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const uint8_t *key,
                         size_t key_len, uint64_t hash, uint64_t seq, lk_lookup *out_found,
                         lk_answer *out, lk_block **out_block, lk_error *err)
 {
+    lk_status st = LK_OK;
+    fetch x = {
+        .view = v, .guard = guard, .tree = tree, .key = {key, key_len}, .hash = hash, .seq = seq};
+    bool decided, found = false;
     *out_block = NULL;
-    *out_found = segments_get(v, tree, key, key_len, hash, seq, out);
-    if (*out_found != LK_LOOKUP_BLOCKED) return LK_OK;
     *out_found = LK_LOOKUP_ABSENT;
-    const lk_tree_version *t = lk_version_tree(v->version, tree);
-    if (t == NULL) return LK_OK;
-    const lk_range *range = &t->ranges[lk_tree_version_range(t, key, key_len)];
-    for (uint32_t i = 0; i < range->run_count; i++) {
-        lk_table *table = lk_run_table(&range->runs[i], key, key_len);
-        if (table == NULL) continue;
-        lk_block *block;
-        uint32_t row;
-        lk_status st = table_fetch(table, guard, key, key_len, hash, seq, &block, &row, err);
-        if (st != LK_OK) return st;
-        if (block == NULL) continue;
-        lk_bytes value = lk_block_value(block, row);
-        *out_found = answer_of(lk_block_kind(block, row), value.data, value.len,
-                               lk_block_seq(block, row), out);
-        *out_block = block;
-        return LK_OK;
-    }
-    return LK_OK;
+    lk_fold_init(&x.fold, v->settings, tree, 0);
+    lk_fold_begin(&x.fold, 0);
+    LK_TRY(fetch_segments(&x, &decided, err));
+    if (!decided) LK_TRY(fetch_tables(&x, &decided, err));
+    LK_TRY(lk_fold_value(&x.fold, &found, &out->value, err));
+    out->seq = x.newest;
+    if (!found) goto done;
+    LK_TRY(keep_value(&x, &out->value, out_block, err));
+    *out_found = LK_LOOKUP_VALUE;
+done:
+    for (uint32_t i = 0; i < x.blocks.count; i++) lk_block_unref(x.blocks.items[i]);
+    free(x.blocks.items);
+    lk_fold_deinit(&x.fold);
+    return st;
 }

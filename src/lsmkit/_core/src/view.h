@@ -1,6 +1,6 @@
-/* view.h: what a reader holds: the live segments and the version, pinned together.
+/* view.h: what a reader holds: the live segments, the version, and what their rows mean, pinned together.
  *
- * Owns      references to its segments and its version.
+ * Owns      references to its segments, its version and the settings of its trees.
  * Threads   immutable; `refs` is atomic. Inside a guard section the store's current view may be used
  *           without a reference.
  */
@@ -11,6 +11,7 @@
 
 #include "guard.h"
 #include "segment.h"
+#include "settings.h"
 #include "version.h"
 
 struct lk_gap_memory;
@@ -19,19 +20,22 @@ typedef struct lk_view {
     _Atomic uint32_t refs;
     uint32_t segment_count;
     lk_version *version;
+    lk_settings *settings;
     struct lk_gap_memory *gaps; /* the store's, see gap.h; NULL: none. Set before others see it */
     lk_segment *segments[];     /* newest first */
 } lk_view;
 
 /* Takes references to all that it is given. NULL: no memory. */
-lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *version);
+lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *version,
+                     lk_settings *settings);
 void lk_view_ref(lk_view *v);
 void lk_view_unref(lk_view *v); /* NULL is accepted */
 
 typedef enum lk_lookup {
-    LK_LOOKUP_ABSENT, /* never written, or deleted */
+    LK_LOOKUP_ABSENT, /* never written, deleted, or expired */
     LK_LOOKUP_VALUE,
-    LK_LOOKUP_BLOCKED, /* a file must be read: lk_view_fetch, outside the guard section */
+    LK_LOOKUP_BLOCKED, /* a file must be read, or operands folded: lk_view_fetch, outside the
+                          guard section */
 } lk_lookup;
 
 typedef struct lk_answer {
@@ -44,13 +48,18 @@ typedef struct lk_answer {
 lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
                       uint64_t hash, uint64_t seq, lk_answer *out);
 
-/* The same for `n` keys (at most LK_VIEW_KEYS_MAX), whose waits for memory overlap. */
+/* Whether a segment younger than `generation` holds a version of the key. */
+bool lk_view_has_newer(const lk_view *v, uint64_t generation, uint32_t tree, const uint8_t *key,
+                       size_t key_len, uint64_t hash);
+
+/* The same as lk_view_get for `n` keys (at most LK_VIEW_KEYS_MAX), whose waits for memory overlap. */
 #define LK_VIEW_KEYS_MAX 128u
 void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_bytes *keys,
                       const uint64_t *hashes, uint64_t seq, lk_lookup *out_found, lk_answer *out);
 
-/* The same as lk_view_get, reading tables and blocks that are not in memory. Outside guard sections; the caller
- * pins the view. A value that stands in a block comes with a reference to the block. */
+/* The same as lk_view_get, reading tables and blocks that are not in memory, and folding operands.
+ * Outside guard sections; the caller pins the view. A value that stands in a block comes with a
+ * reference to the block; one that was made stands in a block of its own. */
 lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const uint8_t *key,
                         size_t key_len, uint64_t hash, uint64_t seq, lk_lookup *out_found,
                         lk_answer *out, lk_block **out_block, lk_error *err);

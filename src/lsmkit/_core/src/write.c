@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "frame.h"
+#include "stamp.h"
 #include "store.h"
 
 #define PACE_NS 1000000u  /* a paced writer gets the bytes of a millisecond at a time */
@@ -69,6 +70,21 @@ lk_status lk_store_commit(lk_store *s, uint64_t body_bytes, uint32_t records, lk
     if (st == LK_OK) count(s, records, lk_frame_bytes(body_bytes));
     lk_lock_release(&s->write_lock);
     return st;
+}
+
+lk_status lk_store_try_put_for(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
+                               uint32_t key_len, const uint8_t *value, uint32_t value_len,
+                               uint64_t ttl_us)
+{
+    uint8_t *to;
+    uint32_t head_bytes = lk_stamp_make(kind, ttl_us, 0).head_bytes;
+    uint64_t body_bytes = lk_record_bytes(tree, key_len, head_bytes + (size_t)value_len);
+    lk_status st = lk_store_try_begin(s, body_bytes, 1, &to);
+    if (st != LK_OK) return LK_FULL;
+    lk_stamp stamp = lk_stamp_make(kind, ttl_us, lk_env_wall_us(s->env));
+    (void)lk_record_write_headed(to, tree, stamp.kind, key, key_len, stamp.head, stamp.head_bytes,
+                                 value, value_len);
+    return lk_store_commit(s, body_bytes, 1, NULL);
 }
 
 /* ---- failing ---- */
@@ -333,9 +349,16 @@ static lk_status lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t time
 
 /* ---- whole writes ---- */
 
+/* What each row of the columns is stored as. */
+static lk_stamp stamp_of(const lk_write *w, uint64_t now_us)
+{
+    return lk_stamp_make(w->kind, w->has_ttl ? w->ttl_us : LK_TTL_NONE, now_us);
+}
+
 static uint64_t columns_bytes(const lk_write *w)
 {
     uint64_t each = LK_RECORD_HEADER_BYTES + (w->tree != 0 ? 4 : 0);
+    each += stamp_of(w, 0).head_bytes;
     uint64_t bytes = each * w->records;
     uint8_t scratch[8];
     for (int c = 0; c < 2; c++) {
@@ -351,26 +374,31 @@ static uint64_t columns_bytes(const lk_write *w)
     return bytes;
 }
 
-static void columns_fill(const lk_write *w, uint8_t *to)
+static void columns_fill(lk_store *s, const lk_write *w, uint8_t *to)
 {
     uint8_t key_scratch[8], value_scratch[8];
+    lk_stamp stamp = stamp_of(w, w->has_ttl ? lk_env_wall_us(s->env) : 0);
     for (size_t i = 0; i < w->records; i++) {
         lk_bytes key = lk_column_row(w->keys, i, key_scratch);
         lk_bytes value = {NULL, 0};
         if (w->values != NULL) value = lk_column_row(w->values, i, value_scratch);
-        to = lk_record_write(to, w->tree, w->kind, key.data, key.len, value.data, value.len);
+        to = lk_record_write_headed(to, w->tree, stamp.kind, key.data, key.len, stamp.head,
+                                    stamp.head_bytes, value.data, value.len);
     }
 }
 
-static lk_status append(lk_store *s, const lk_write *w, uint64_t body_bytes, bool staged,
-                        lk_error *err)
+/* `settings` are needed where the body is stamped. */
+static lk_status append(lk_store *s, const lk_write *w, const lk_settings *settings,
+                        uint64_t body_bytes, bool staged, lk_error *err)
 {
     uint8_t *body;
     uint32_t records = (uint32_t)w->records;
     lk_status st = lk_segment_begin(s->active, body_bytes, records, staged, &body, err);
     if (st != LK_OK) return st;
     if (w->keys != NULL) {
-        columns_fill(w, body);
+        columns_fill(s, w, body);
+    } else if (w->stamp) {
+        lk_stamp_records(settings, w->body, records, lk_env_wall_us(s->env), body);
     } else {
         memcpy(body, w->body, (size_t)body_bytes);
     }
@@ -418,13 +446,9 @@ static bool changed_since(lk_store *s, const lk_write *w)
 
 static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_error *err);
 
-lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
+static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *settings,
+                             uint64_t body_bytes, lk_error *err)
 {
-    if (w->records == 0) return LK_OK;
-    if (s->options.read_only) {
-        return lk_fail(err, LK_READONLY, 0, s->dir, 0, 0, 0, "the store was opened read-only");
-    }
-    uint64_t body_bytes = w->keys != NULL ? columns_bytes(w) : w->body_bytes;
     uint64_t frame_bytes = lk_frame_bytes(body_bytes);
     if (frame_bytes > LK_SEGMENT_BYTES_MAX - LK_SEGMENT_HEADER_BYTES ||
         w->records > UINT32_MAX / 2) {
@@ -440,7 +464,7 @@ lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
         return LK_MISS;
     }
     lk_error failure_of = {0};
-    st = append(s, w, body_bytes, staged, &failure_of);
+    st = append(s, w, settings, body_bytes, staged, &failure_of);
     uint64_t generation = s->active->generation;
     uint32_t end = s->active->tail;
     if (w->durability == LK_DURABILITY_PERIODIC) s->periodic = true;
@@ -451,6 +475,21 @@ lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
         return st;
     }
     return staged ? sync_to(s, generation, end, err) : LK_OK;
+}
+
+lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
+{
+    if (w->records == 0) return LK_OK;
+    if (s->options.read_only) {
+        return lk_fail(err, LK_READONLY, 0, s->dir, 0, 0, 0, "the store was opened read-only");
+    }
+    if (w->keys != NULL) return write_frame(s, w, NULL, columns_bytes(w), err);
+    if (!w->stamp) return write_frame(s, w, NULL, w->body_bytes, err);
+    lk_view *v = lk_store_view(s); /* pins the settings */
+    uint64_t bytes = lk_stamp_bytes(v->settings, w->body, w->records);
+    lk_status st = write_frame(s, w, v->settings, bytes, err);
+    lk_view_unref(v);
+    return st;
 }
 
 /* ---- durability ---- */
