@@ -10,7 +10,7 @@ from _weakref import ref
 
 from ._core import core
 from .compaction.scheduler import Coordinator
-from .errors import CorruptionError, Error, OptionsError, StoreNotFoundError
+from .errors import CorruptionError, Error, StoreNotFoundError
 from .options import Options
 from .stats import Stats, shape_of
 from .tree import WritableTree
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeAlias, TypeVar
 
     from typing_extensions import Self
+
+    from .testing import FaultyDisk
 
     _T = TypeVar("_T")
     Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -42,9 +44,13 @@ def open(
     durability: str = "process",
     options: Options | None = None,
     timeout: float | None = None,
+    disk: FaultyDisk | None = None,
     **overrides: Any,
 ) -> DB:
     """Opens the store in directory `path`, and makes it where there is none.
+
+    `":memory:"` makes a new store in this process's memory, which is gone once it is closed. `disk`
+    is a `lsmkit.testing.FaultyDisk`, on which the store then is.
 
     One process owns a store: while it is open, another opener, in this process too, gets a
     `LockedError` with `.pid` and `.since`; `timeout` waits so many seconds for it first. With
@@ -66,12 +72,18 @@ def open(
     """
     chosen = (options or Options()).replace(**overrides)
     shown = os.fsdecode(path)
-    if shown == ":memory:":
-        raise OptionsError("a store in memory cannot be opened by this version; give a directory")
     if not shown or "\0" in shown:
         raise ValueError(f"path is {shown!r}; it must be the name of a directory")
-    where = os.fsencode(os.path.abspath(shown))
-    stored = _settled(lambda: core.stored_property(where, "options"))
+    machine = None if disk is None else disk._core
+    if shown == ":memory:":
+        where = b"/store"
+        machine = machine or core.Disk()
+    elif machine is None:
+        where = os.fsencode(os.path.abspath(shown))
+    else:
+        where = os.fsencode(os.path.join("/", shown))
+        machine.make_directories(where)
+    stored = _settled(lambda: core.stored_property(where, "options", machine))
     while True:
         completed = chosen if stored is None else chosen.completed(stored)
 
@@ -85,13 +97,17 @@ def open(
                 error_if_exists=error_if_exists,
                 read_only=read_only,
                 timeout=timeout,
+                disk=machine,
             )
 
         handle = _settled(attempt) if read_only else attempt()
         # Until the store is owned, another process may make it, or store other options with it.
         now = handle.property("options")
         if now is None or now == stored or chosen.completed(now) == completed:
-            return DB._opened(handle, completed, os.fsdecode(where))
+            db = DB._opened(handle, completed, None if machine else os.fsdecode(where))
+            if disk is not None:
+                disk._opened(db)
+            return db
         handle.close()
         stored = now
 
@@ -155,10 +171,10 @@ class DB(WritableTree):
 
     _tree = 0
     _options: Options
-    _place: str
+    _place: str | None
 
     @classmethod
-    def _opened(cls, handle: core.Handle, options: Options, place: str) -> Self:
+    def _opened(cls, handle: core.Handle, options: Options, place: str | None) -> Self:
         self = cls.__new__(cls)
         self._attach(handle, 0)
         self._handle = handle
@@ -193,6 +209,8 @@ class DB(WritableTree):
     # --- In other processes.
 
     def __reduce__(self) -> tuple[Callable[..., DB], tuple[str, Options]]:
+        if self._place is None:
+            raise TypeError(f"{self.path}: a store in memory cannot be opened elsewhere")
         return _arrive, (self._place, self._options)
 
     def __copy__(self) -> NoReturn:

@@ -113,12 +113,6 @@ def test_wrong_names_are_a_value_error(wrong: str | bytes) -> None:
         lsmkit.open(wrong)
 
 
-def test_memory_is_not_to_be_had_yet() -> None:
-    with pytest.raises(lsmkit.OptionsError, match="memory"):
-        lsmkit.open(":memory:")
-    assert not os.path.exists(":memory:")
-
-
 def test_a_missing_store_that_may_not_be_made(store_path: str) -> None:
     for options in ({"create_if_missing": False}, {"read_only": True}):
         with pytest.raises(FileNotFoundError) as caught:

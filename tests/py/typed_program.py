@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import lsmkit
+import lsmkit.testing
 from lsmkit import compaction
 
 
@@ -269,6 +270,24 @@ class lsmkit_raises:
         return True
 
 
+def elsewhere() -> None:
+    with lsmkit.open(":memory:") as db:
+        db.put(b"a", b"1")
+    disk = lsmkit.testing.FaultyDisk(capacity=1 << 30, seed=1)
+    with lsmkit.open("/store", disk=disk, segment_bytes=65536) as db:
+        disk.fill(after_bytes=1 << 20)
+        disk.fail("fdatasync", nth=1, errno=5, path="/store", sticky=False)
+        with lsmkit_raises(lsmkit.StorageError):
+            db.put(b"a", b"1", durability="sync")
+        disk.heal()
+        calls: int = disk.calls("fdatasync")
+        used: int = disk.used_bytes
+        trace: str = disk.trace()
+        assert (calls > 0, used > 0, trace) == (True, True, "")
+        disk.power_cut("synced", seed=3)
+        disk.kill()
+
+
 def errors(directory: str) -> None:
     try:
         lsmkit.open(directory, timeout=0.0)
@@ -279,8 +298,7 @@ def errors(directory: str) -> None:
         lsmkit.open(directory, error_if_exists=True)
     with lsmkit_raises(lsmkit.StoreNotFoundError):
         lsmkit.open(os.path.join(directory, "none"), create_if_missing=False)
-    with lsmkit_raises(lsmkit.OptionsError):
-        lsmkit.open(":memory:")
+    assert issubclass(lsmkit.OptionsError, ValueError)
     with lsmkit.open(directory, read_only=True) as reader, lsmkit_raises(lsmkit.ReadOnlyError):
         reader.put(b"a", b"b")
     busy = lsmkit.Busy("full", 0.5)
@@ -318,6 +336,7 @@ def main(directory: str) -> None:
     assert db.closed
     with lsmkit.open(os.fsencode(directory)) as db:
         errors(directory)
+        elsewhere()
     print(f"lsmkit {lsmkit.__version__}: everything has its type")
 
 

@@ -112,16 +112,19 @@ cdef class Handle:
     cdef lk_store_counters rates_from, rates_next  # where the means of `rates` begin
     cdef uint64_t errors
     cdef str last_error
+    cdef Disk disk               # None: the real machine's
     cdef object __weakref__
 
     @staticmethod
     def open(bytes path, str shown, *, options, str durability, bint create_if_missing,
-             bint error_if_exists, bint read_only, timeout):
+             bint error_if_exists, bint read_only, timeout, Disk disk=None):
         cdef Handle h = Handle.__new__(Handle)
         cdef lk_store_options o
         cdef lk_error err
         cdef lk_status st
         cdef const char *dir = path
+        cdef lk_env *env = env_of(disk)
+        h.disk = disk
         lk_store_options_init(&o)
         o.segment_bytes = options.segment_bytes
         o.cache_bytes = options.cache_bytes
@@ -145,7 +148,7 @@ cdef class Handle:
             while True:
                 o.lock_timeout_ns = min(left, LOCK_WAIT_NS)
                 with nogil:
-                    st = lk_store_open(lk_env_posix(), dir, &o, &h.s, &err)
+                    st = lk_store_open(env, dir, &o, &h.s, &err)
                 if st != LK_LOCKED or left == 0:
                     break
                 PyErr_CheckSignals()  # whoever waits for another process may want to give up

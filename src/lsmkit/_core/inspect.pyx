@@ -1,15 +1,16 @@
 # inspect.pyx: what is in a store: numbers for statistics, proof of every checksum, readable dumps.
 
-def stored_property(bytes directory not None, str name not None):
+def stored_property(bytes directory not None, str name not None, Disk disk=None):
     """A text kept with the store in a directory; None where there is no store, or it is not set."""
     cdef lk_error err
     cdef char *value = NULL
     cdef bytes encoded = name.encode()
     cdef const char *c_dir = directory
     cdef const char *c_name = encoded
+    cdef lk_env *env = env_of(disk)
     cdef lk_status st
     with nogil:
-        st = lk_store_peek(lk_env_posix(), c_dir, c_name, &value, &err)
+        st = lk_store_peek(env, c_dir, c_name, &value, &err)
     if st != LK_OK:
         raise_error(&err)
     if value == NULL:

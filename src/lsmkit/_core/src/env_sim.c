@@ -469,12 +469,8 @@ static void sim_boot_id(lk_env *env, uint8_t out[16])
 {
     lk_sim *sim = sim_of(env);
     lk_sim_hold(sim);
-    if (sim->is_real) {
-        lk_env_boot_id(lk_env_posix(), out);
-    } else {
-        lk_store64(out, lk_sim_scatter(sim->seed));
-        lk_store64(out + 8, lk_sim_scatter(sim->boots));
-    }
+    lk_store64(out, lk_sim_scatter(sim->seed));
+    lk_store64(out + 8, lk_sim_scatter(sim->boots));
     lk_sim_let_go(sim);
 }
 

@@ -129,7 +129,8 @@ void lk_sim_set_writeback(lk_sim *sim, unsigned per_mille);
 
 /* The clock moves on by a microsecond a call, and by this. */
 void lk_sim_advance(lk_sim *sim, uint64_t ns);
-/* Clock, chance and boot of the real machine from now on: for stores that only live in memory. */
+/* Clock and chance of the real machine from now on, for stores whose threads really wait. Boots stay
+ * its own: a power cut is not one of the real machine. */
 void lk_sim_set_real(lk_sim *sim, bool is_real);
 /* What lk_env_may_map says; true at first. */
 void lk_sim_set_may_map(lk_sim *sim, bool may_map);
