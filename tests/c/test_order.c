@@ -203,6 +203,29 @@ LK_TEST(an_order_grows_by_runs_that_halve)
     segment_free(s);
 }
 
+/* As a queue does: keys that grow at the tail, the same again later at the head. */
+LK_TEST(stretches_of_growing_keys_are_merged_in_order)
+{
+    enum { STEP = 50, STEPS = 40, DEPTH = 7 };
+    uint64_t rng = lk_test_seed();
+    lk_error err;
+    lk_segment *s = segment_new(1, 2 * STEP * STEPS, 2 * STEP * STEPS * (size_t)16);
+    for (uint32_t step = 0; step < STEPS; step++) {
+        for (uint32_t i = 0; i < 2 * STEP; i++) {
+            char key[16];
+            uint32_t row = (i < STEP ? step + DEPTH : step) * STEP + i % STEP;
+            int len = snprintf(key, sizeof key, "%010u", row + (uint32_t)lk_test_below(&rng, 3));
+            segment_add(s, 0, i < STEP ? LK_KIND_PUT : LK_KIND_DELETE,
+                        (lk_bytes){(const uint8_t *)key, (size_t)len}, (lk_bytes){NULL, 0});
+        }
+        lk_order *o;
+        CHECK_OK(lk_segment_order(s, s->count, step + 1 == STEPS, &o, &err), &err);
+        check_order(s, o);
+        lk_order_unref(o);
+    }
+    segment_free(s);
+}
+
 LK_TEST(what_is_sorted_is_not_sorted_again)
 {
     uint64_t rng = lk_test_seed();

@@ -12,6 +12,8 @@
 #include "check.h"
 #include "order_sort.h"
 
+enum { STREAK_MIN = 8 };
+
 /* ---- runs ---- */
 
 static lk_status run_sort(const lk_segment *s, uint32_t from, uint32_t count, lk_order_run **out,
@@ -29,7 +31,33 @@ done:
     return st;
 }
 
-/* All records of `newer` are younger than those of `older`. */
+/* How many items of a run, of which the first one does, come before `rival`: by steps that double. */
+static size_t count_before(const lk_segment *s, const lk_order_item *items, size_t count,
+                           const lk_order_item *rival)
+{
+    size_t low = 1, high = count, step = 1;
+    while (low + step < count) {
+        if (lk_order_compare(s, &items[low + step - 1], rival) > 0) {
+            high = low + step - 1;
+            break;
+        }
+        low += step;
+        step *= 2;
+    }
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (lk_order_compare(s, &items[middle], rival) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* All records of `newer` are younger than those of `older`. Where one run wins several times in a row
+ * the length of its lead is searched for and copied at once: keys that grow, as in a queue, are merged
+ * in a few pieces. */
 static lk_status run_merge(const lk_segment *s, const lk_order_run *older,
                            const lk_order_run *newer, lk_order_run **out, lk_error *err)
 {
@@ -39,8 +67,22 @@ static lk_status run_merge(const lk_segment *s, const lk_order_run *older,
     lk_status st = lk_order_run_new(s->env, count, out, err);
     if (st != LK_OK) return st;
     lk_order_item *to = (*out)->items;
+    uint32_t streak = 0;
+    bool won = false;
     while (a < a_end && b < b_end) {
         bool from_newer = lk_order_compare(s, b, a) < 0;
+        streak = from_newer == won ? streak + 1 : 0;
+        won = from_newer;
+        if (LK_UNLIKELY(streak >= STREAK_MIN)) {
+            const lk_order_item **lead = from_newer ? &b : &a;
+            size_t left = (size_t)((from_newer ? b_end : a_end) - *lead);
+            size_t n = count_before(s, *lead, left, from_newer ? a : b);
+            memcpy(to, *lead, n * sizeof *to);
+            to += n;
+            *lead += n;
+            streak = 0;
+            continue;
+        }
         *to++ = from_newer ? *b : *a;
         b += from_newer;
         a += !from_newer;
