@@ -10,9 +10,13 @@
 #include "frame.h"
 #include "manifest.h"
 #include "order.h"
+#include "prove.h"
 #include "recover.h"
 
 #define LOG_DIR "/s"
+#ifndef LOG_LATE_MIN
+#define LOG_LATE_MIN 0u /* see lk_recover_late */
+#endif
 enum { LOG_SEGMENTS_MAX = 64, LOG_RECORDS_MAX = 8192, LOG_KEY_MAX = 24, LOG_VALUE_MAX = 40 };
 
 typedef struct log_record {
@@ -350,6 +354,18 @@ LK_TEST_UNUSED static uint32_t log_check_recovery(const log *l, const lk_recover
     return (uint32_t)seq;
 }
 
+/* What is found when all of it was proved, after the segments were given out. */
+static lk_status log_recover_late(lk_env *env, lk_manifest *manifest, bool mapped, lk_recovery *r,
+                                  lk_error *err)
+{
+    lk_status st = LK_OK;
+    LK_TRY(lk_recover_late(env, LOG_DIR, manifest, mapped, false, LOG_LATE_MIN, r, err));
+    for (size_t i = 0; i < r->count; i++) LK_TRY(lk_proof_finish(r->segments[i], err));
+    LK_TRY(lk_recovery_remove(env, LOG_DIR, r, err));
+done:
+    return st;
+}
+
 /* Recovers as the owner would; gives how many records there are (*out_lost: bytes cut off). */
 LK_TEST_UNUSED static lk_status log_recover_in(const log *l, lk_env *env, lk_manifest *manifest,
                                                uint32_t *out_records, uint64_t *out_lost,
@@ -357,7 +373,8 @@ LK_TEST_UNUSED static lk_status log_recover_in(const log *l, lk_env *env, lk_man
 {
     lk_recovery r;
     *out_records = 0;
-    lk_status st = lk_recover(env, LOG_DIR, manifest, l->mapped, false, &r, err);
+    lk_status st = LOG_LATE_MIN == 0 ? lk_recover(env, LOG_DIR, manifest, l->mapped, false, &r, err)
+                                     : log_recover_late(env, manifest, l->mapped, &r, err);
     if (st == LK_OK) {
         *out_records = log_check_recovery(l, &r);
         *out_lost = r.lost_bytes;

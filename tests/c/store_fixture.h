@@ -26,6 +26,7 @@ LK_TEST_UNUSED static lk_store_options store_options(bool mapped, uint32_t segme
     o.table_bytes = 1 << 20;
     o.block_bytes = 1024;
     o.background_threads = 1;
+    o.late_min = 4096;
     o.log_io = mapped ? LK_LOG_MAPPED : LK_LOG_WRITTEN;
     return o;
 }

@@ -223,6 +223,16 @@ static lk_status segment_protect(lk_store *s, lk_segment *segment, lk_error *err
     return lk_env_protect(s->env, segment->base, segment->memory_bytes, err);
 }
 
+/* Readers take what is proved without a lock from then on. */
+static lk_status segments_prove(lk_store *s, const lk_view *v, lk_error *err)
+{
+    lk_status st = lk_view_prove(v, err);
+    if (st != LK_OK || !v->unproved) return st;
+    st = lk_store_install(s, NULL, 0, NULL, err);
+    if (st == LK_OK) atomic_store(&s->unproved, false);
+    return st;
+}
+
 lk_status lk_store_flush_now(lk_store *s, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -233,6 +243,7 @@ lk_status lk_store_flush_now(lk_store *s, lk_error *err)
     lk_edit_init(&edit);
     lk_view *v = frozen_segments(s, segments, &n, &now_us);
     if (n == 0) goto done;
+    LK_TRY(segments_prove(s, v, err));
     lk_flush f = {
         .env = s->env,
         .dir = s->dir,
@@ -714,6 +725,9 @@ static void *keeper_main(void *arg)
     lk_store *s = arg;
     uint64_t next_sync = lk_env_now_ns(s->env), written = 0;
     bool idle = false, rested = true;
+    /* What opening has put off. A file that cannot be removed is tried again at the next opening, and
+     * a manifest that cannot be written says so to the next edit. */
+    (void)lk_store_settle(s, NULL);
     for (;;) {
         uint64_t seen = lk_event_generation(&s->keeper_event);
         pthread_mutex_lock(&s->queue_mutex);

@@ -116,8 +116,9 @@ lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bo
     lk_fold_init(&c->fold, view->settings, tree, 0);
     c->tree_version = lk_version_tree(view->version, tree);
     choose_ranges(c);
-    lk_gap_watch_begin(&c->watch, view, tree, seq, reverse, &c->bounds);
     c->gaps.count = 0;
+    LK_TRY(lk_view_prove(view, err));
+    lk_gap_watch_begin(&c->watch, view, tree, seq, reverse, &c->bounds);
     if (c->ranges_left > 0) {
         lk_gaps_find(view->gaps, view, tree, seq, &c->bounds, reverse, &c->gaps);
         LK_TRY(take_orders(c, err));

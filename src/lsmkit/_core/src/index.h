@@ -95,6 +95,41 @@ static inline void lk_index_link(lk_index *x, uint32_t tag, uint32_t ordinal)
     }
 }
 
+/* The same from the newest record to the oldest, each becoming the last of its chain. `tails` has room
+ * for an ordinal for each of lk_index_slots. Readers are kept away until all are linked. */
+static inline void lk_index_link_older(lk_index *x, uint32_t tag, uint32_t ordinal, uint32_t *tails)
+{
+    lk_index_table *t = atomic_load_explicit(&x->table, memory_order_relaxed);
+    uint32_t i = tag >> t->shift;
+    for (;;) {
+        uint64_t slot = atomic_load_explicit(&t->slots[i], memory_order_relaxed);
+        if (slot == 0) {
+            atomic_store_explicit(&t->slots[i], (uint64_t)tag << 32 | (ordinal + 1),
+                                  memory_order_relaxed);
+            x->used++;
+            break;
+        }
+        if ((uint32_t)(slot >> 32) == tag) {
+            x->entries[tails[i]].previous = ordinal + 1;
+            break;
+        }
+        i = (i + 1) & t->mask;
+    }
+    x->entries[ordinal].previous = 0;
+    tails[i] = ordinal;
+}
+
+/* Where the search for a tag's slot begins. */
+static inline uint32_t lk_index_home(const lk_index *x, uint32_t tag)
+{
+    return tag >> atomic_load_explicit(&x->table, memory_order_relaxed)->shift;
+}
+
+static inline uint32_t lk_index_slots(const lk_index *x)
+{
+    return atomic_load_explicit(&x->table, memory_order_relaxed)->mask + 1;
+}
+
 static inline void lk_index_add(lk_index *x, uint32_t tag, uint32_t ordinal, uint32_t location)
 {
     lk_index_place(x, ordinal, location);

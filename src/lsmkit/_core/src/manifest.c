@@ -9,7 +9,7 @@
  *     append   write line, fdatasync
  *     rotate   write MANIFEST-n, fsync, fsync dir; write CURRENT.tmp, fsync, rename, fsync dir;
  *              unlink the old one
- *     open     read; cut a torn line and fsync, or write the last line again and fdatasync
+ *     open     read; cut a torn line and fsync; write the last line again and fdatasync (settle)
  *
  * The last line is written again because a sync that failed may have left it in the kernel's memory
  * only, called clean: a later sync proves nothing about pages that were not written since. Lines
@@ -40,6 +40,8 @@ struct lk_manifest {
     uint64_t size;       /* where the next line goes */
     uint64_t base_bytes; /* the lines of the state that it began with */
     uint64_t chain;      /* checksum of the last line */
+    uint8_t *last_line;  /* to be written again, see the head of this file; NULL: it was */
+    size_t last_line_len;
     bool has_failed;
     lk_error failure;
     lk_json_writer line;
@@ -250,6 +252,7 @@ void lk_manifest_close(lk_manifest *m)
     if (m == NULL) return;
     lk_version_unref(m->version);
     lk_file_close(m->file);
+    free(m->last_line);
     lk_json_writer_deinit(&m->line);
     lk_properties_free(&m->properties);
     lk_lock_deinit(&m->lock);
@@ -325,31 +328,50 @@ done:
     return st;
 }
 
+static lk_status fail_again(const lk_manifest *m, lk_error *err)
+{
+    const lk_error *f = &m->failure;
+    return lk_fail(err, f->code, f->sys_errno, f->path, f->offset, f->expected, f->found, "%s",
+                   f->message);
+}
+
 /* Makes what was read durable, and ready to be continued. */
-static lk_status settle_file(lk_manifest *m, lk_manifest_scan *s, lk_error *err)
+static lk_status settle_file(lk_manifest *m, lk_error *err)
 {
     lk_status st = LK_OK;
-    m->size = s->pos;
-    if (s->is_torn) {
-        LK_TRY(lk_file_truncate(m->file, s->pos, err));
-        LK_TRY(lk_file_sync(m->file, err));
-    } else {
-        if (s->lacks_newline) s->data[m->size++] = '\n';
-        LK_TRY(lk_file_write(m->file, s->line_start, s->data + s->line_start,
-                             m->size - s->line_start, err));
-        LK_TRY(lk_file_datasync(m->file, err));
-    }
+    LK_TRY(lk_file_write(m->file, m->size - m->last_line_len, m->last_line, m->last_line_len, err));
+    LK_TRY(lk_file_datasync(m->file, err));
     /* No edit yet: the rename of CURRENT may not have become durable either. */
-    if (s->line_start < m->base_bytes) {
+    if (m->size - m->last_line_len < m->base_bytes) {
         LK_TRY(lk_manifest_write_current(m->env, m->dir, m->file_number, err));
     }
 done:
     return st;
 }
 
+/* What was cut off must be gone before anything is written there; and the last line is kept, to be
+ * written again. */
+static lk_status end_adopt(lk_manifest *m, lk_manifest_scan *s, lk_error *err)
+{
+    lk_status st = LK_OK;
+    m->size = s->pos;
+    if (s->is_torn) {
+        LK_TRY(lk_file_truncate(m->file, s->pos, err));
+        LK_TRY(lk_file_sync(m->file, err));
+    } else if (s->lacks_newline) {
+        s->data[m->size++] = '\n';
+    }
+    m->last_line_len = m->size - s->line_start;
+    m->last_line = malloc(m->last_line_len + 1);
+    if (m->last_line == NULL) return lk_fail_nomem(err, m->last_line_len);
+    memcpy(m->last_line, s->data + s->line_start, m->last_line_len);
+done:
+    return st;
+}
+
 /* Manifests that were not finished, or not removed, when a process ended. What cannot be removed
  * does no harm, and is tried again at the next opening. */
-static lk_status remove_leftovers(lk_manifest *m, lk_error *err)
+static lk_status leftovers_find(lk_manifest *m, bool remove, lk_error *err)
 {
     lk_names names;
     lk_status st = lk_env_list(m->env, m->dir, &names, err);
@@ -360,12 +382,27 @@ static lk_status remove_leftovers(lk_manifest *m, lk_error *err)
         if (is_manifest) lk_manifest_saw_file(m, number);
         bool is_leftover =
             is_manifest ? number != m->file_number : strcmp(names.names[i], "CURRENT.tmp") == 0;
-        if (!is_leftover) continue;
+        if (!is_leftover || !remove) continue;
         st = lk_manifest_path(m->dir, names.names[i], path, err);
         if (st == LK_OK) (void)lk_env_unlink(m->env, path, NULL);
     }
     lk_names_free(&names);
     return st;
+}
+
+lk_status lk_manifest_settle(lk_manifest *m, lk_error *err)
+{
+    lk_status st = LK_OK;
+    if (m->has_failed) return fail_again(m, err);
+    if (m->last_line == NULL) return LK_OK;
+    st = settle_file(m, &m->failure);
+    if (st != LK_OK) {
+        m->has_failed = true;
+        return fail_again(m, err);
+    }
+    free(m->last_line);
+    m->last_line = NULL;
+    return leftovers_find(m, true, err);
 }
 
 lk_status lk_manifest_open(lk_env *env, const char *dir, const lk_manifest_options *options,
@@ -385,8 +422,9 @@ lk_status lk_manifest_open(lk_env *env, const char *dir, const lk_manifest_optio
                           memory_order_relaxed);
     m->size = s.pos;
     if (!m->options.read_only) {
-        LK_TRY(settle_file(m, &s, err));
-        LK_TRY(remove_leftovers(m, err));
+        LK_TRY(end_adopt(m, &s, err));
+        LK_TRY(leftovers_find(m, false, err));
+        if (!m->options.settle_later) LK_TRY(lk_manifest_settle(m, err));
     }
     *out = m;
     m = NULL;
@@ -460,13 +498,6 @@ static void publish(lk_manifest *m, lk_version *version, const lk_manifest_state
     lk_version_unref(old);
 }
 
-static lk_status fail_again(const lk_manifest *m, lk_error *err)
-{
-    const lk_error *f = &m->failure;
-    return lk_fail(err, f->code, f->sys_errno, f->path, f->offset, f->expected, f->found, "%s",
-                   f->message);
-}
-
 lk_status lk_manifest_append(lk_manifest *m, const lk_edit *edit, lk_version **out, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -477,6 +508,7 @@ lk_status lk_manifest_append(lk_manifest *m, const lk_edit *edit, lk_version **o
     if (m->options.read_only) {
         return lk_fail(err, LK_READONLY, 0, m->dir, 0, 0, 0, "the store was opened to be read");
     }
+    LK_TRY(lk_manifest_settle(m, err));
     LK_TRY(lk_version_apply(m->version, edit, m->env, m->dir, m->cache, &version, err));
     if (edit->property_count > 0) {
         LK_TRY(lk_properties_copy(&m->properties, &properties, err));

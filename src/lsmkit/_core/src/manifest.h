@@ -27,7 +27,8 @@ typedef struct lk_manifest_options {
                               written anew by the next append; a clean close does so from a 16th of
                               it on, because its reader waits for it. 0: 4 MiB */
     size_t line_bytes;     /* longest line of a state, about; 0: 1 MiB */
-    bool read_only;        /* nothing is cut, written or removed; may be beside a live owner */
+    bool settle_later; /* lk_manifest_settle is called before anything depends on the last edit */
+    bool read_only;    /* nothing is cut, written or removed; may be beside a live owner */
 } lk_manifest_options;
 
 /* True when `dir` holds a CURRENT. */
@@ -44,6 +45,9 @@ lk_status lk_manifest_create(lk_env *env, const char *dir, const lk_manifest_opt
  * manifests that a crash left behind are gone. */
 lk_status lk_manifest_open(lk_env *env, const char *dir, const lk_manifest_options *options,
                            lk_cache *cache, lk_manifest **out, lk_error *err);
+/* After an opening with `settle_later`: the same is true when it returns. Not beside an append, which
+ * does it itself, first. Does nothing when it was done. */
+lk_status lk_manifest_settle(lk_manifest *m, lk_error *err);
 void lk_manifest_close(lk_manifest *m); /* NULL is accepted */
 
 /* Writes and syncs the edit, then makes its version the current one. On success, and only then,

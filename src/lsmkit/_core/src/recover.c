@@ -14,8 +14,10 @@
 
 #include "check.h"
 #include "frame.h"
+#include "prove.h"
 
 #define GENERATION_MAX (UINT64_C(1) << 62)
+#define LAST_FRAME_BYTES_MAX (1u << 20) /* a larger one is found by walking */
 #define WAITING 16u /* records between the prefetch of a slot and its use; a power of two */
 
 typedef struct log_file {
@@ -34,6 +36,7 @@ typedef struct recovery {
     lk_env *env;
     const char *dir;
     bool may_map, read_only;
+    uint32_t late_min; /* see lk_recover_late */
     uint64_t boot;
     uint64_t lost_bytes;
     log_file *files; /* in order of generation; those that are part of the log */
@@ -62,33 +65,25 @@ static int by_number(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static lk_status remove_file(const recovery *r, uint64_t generation, lk_error *err)
-{
-    char path[LK_PATH_MAX];
-    lk_segment_path(r->dir, generation, path, sizeof path);
-    if (r->read_only) return LK_OK;
-    lk_status st = lk_env_unlink(r->env, path, err);
-    return st == LK_NOT_FOUND ? LK_OK : st;
-}
-
-static lk_status list_files(recovery *r, uint64_t retired, uint64_t *out_max, lk_error *err)
+static lk_status list_files(recovery *r, uint64_t retired, lk_recovery *out, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_names names = {0};
     LK_TRY(lk_env_list(r->env, r->dir, &names, err));
     r->generations = calloc(names.count + 1, sizeof *r->generations);
     r->files = calloc(names.count + 1, sizeof *r->files);
-    if (r->generations == NULL || r->files == NULL) {
+    out->unused = calloc(names.count + 1, sizeof *out->unused);
+    if (r->generations == NULL || r->files == NULL || out->unused == NULL) {
         st = lk_fail_nomem(err, names.count * sizeof *r->files);
         goto done;
     }
-    *out_max = retired;
+    out->max_generation = retired;
     for (size_t i = 0; i < names.count; i++) {
         uint64_t generation;
         if (!parse_name(names.names[i], &generation)) continue;
-        if (generation > *out_max) *out_max = generation;
+        if (generation > out->max_generation) out->max_generation = generation;
         if (generation <= retired) {
-            LK_TRY(remove_file(r, generation, err));
+            out->unused[out->unused_count++] = generation;
         } else {
             r->generations[r->generation_count++] = generation;
         }
@@ -97,6 +92,12 @@ static lk_status list_files(recovery *r, uint64_t retired, uint64_t *out_max, lk
 done:
     lk_names_free(&names);
     return st;
+}
+
+/* Whether it is large, and all that the last process wrote is there as long as the kernel is. */
+static bool may_be_late(const recovery *r, const log_file *f)
+{
+    return r->late_min != 0 && f->exact && f->durable >= r->late_min;
 }
 
 /* Mapped where it was written in this boot: then the kernel has it, or has read it lately. After a
@@ -110,7 +111,9 @@ static lk_status segment_load(const recovery *r, log_file *f, uint64_t bytes, lk
         s->mapped = true;
         lk_status mapped = lk_file_map(s->file, s->memory_bytes, false, &s->base, err);
         if (mapped != LK_OK) return mapped;
-        lk_env_populate(r->env, s->base, f->exact ? f->durable : s->memory_bytes, false);
+        if (!may_be_late(r, f)) {
+            lk_env_populate(r->env, s->base, f->exact ? f->durable : s->memory_bytes, false);
+        }
         return LK_OK;
     }
     lk_status st = lk_env_map_anonymous(r->env, s->memory_bytes, &s->base, err);
@@ -201,9 +204,6 @@ static lk_status file_open(recovery *r, uint64_t generation, lk_error *err)
     s->link = f->header.link;
     s->position = s->tail = LK_SEGMENT_HEADER_BYTES;
     s->recovered = true;
-    /* Records of the usual size; smaller ones make the index grow. */
-    LK_TRY(lk_index_init(&s->index, r->env, f->readable / 128, f->readable / LK_RECORD_HEADER_BYTES,
-                         err));
     r->count++;
     f = NULL;
 done:
@@ -227,7 +227,16 @@ static void link_next(log_file *f)
     f->linked++;
 }
 
-static lk_status frame_adopt(log_file *f, const lk_frame *frame, lk_error *err)
+static void frame_adopt(log_file *f, const lk_frame *frame)
+{
+    lk_segment *s = f->segment;
+    s->count += frame->records;
+    s->position = s->tail = frame->offset + (uint32_t)lk_frame_bytes(frame->length);
+    s->link = frame->own_hash;
+    if (frame->synced_upto > f->durable) f->durable = frame->synced_upto;
+}
+
+static lk_status frame_index(log_file *f, const lk_frame *frame, lk_error *err)
 {
     lk_segment *s = f->segment;
     for (uint32_t i = 0; i < frame->records; i++) {
@@ -238,26 +247,29 @@ static lk_status frame_adopt(log_file *f, const lk_frame *frame, lk_error *err)
         f->waiting[ordinal % WAITING] = f->tags[i];
         lk_index_prefetch(&s->index, f->tags[i]);
     }
-    s->count += frame->records;
-    s->position = s->tail = frame->offset + (uint32_t)lk_frame_bytes(frame->length);
-    s->link = frame->own_hash;
-    if (frame->synced_upto > f->durable) f->durable = frame->synced_upto;
     return LK_OK;
 }
 
-/* The frame that continues the chain: behind the last one, or where a sync began a new page. */
+/* The frame that continues the chain: behind the last one, or where a sync began a new page. Tags and
+ * entries are made where there is room for them. */
 static bool chain_next(const log_file *f, lk_frame *out)
 {
     const lk_segment *s = f->segment;
     uint32_t page = (uint32_t)lk_align_up(s->position, LK_PAGE_BYTES);
+    lk_entry *entries = f->tags == NULL ? NULL : s->index.entries + s->count;
     for (int i = 0; i < 2; i++) {
-        lk_frame_state state =
-            lk_frame_read(s->base, f->readable, s->nonce, i == 0 ? s->position : page, f->tags,
-                          s->index.entries + s->count, out);
+        lk_frame_state state = lk_frame_read(s->base, f->readable, s->nonce,
+                                             i == 0 ? s->position : page, f->tags, entries, out);
         if (state == LK_FRAME_NONE || out->link != s->link || out->ordinal != s->count) continue;
         return state == LK_FRAME_WHOLE;
     }
     return false;
+}
+
+static void publish(lk_segment *s)
+{
+    atomic_store_explicit(&s->indexed, s->count, memory_order_relaxed);
+    atomic_store_explicit(&s->published, s->count, memory_order_release);
 }
 
 static lk_status chain_walk(log_file *f, lk_error *err)
@@ -268,14 +280,56 @@ static lk_status chain_walk(log_file *f, lk_error *err)
     lk_status st = lk_env_map_anonymous(s->env, tags_bytes(f), &tags, err);
     if (st != LK_OK) return st;
     f->tags = (uint32_t *)(void *)tags;
-    while (chain_next(f, &frame)) LK_TRY(frame_adopt(f, &frame, err));
+    /* Records of the usual size; smaller ones make the index grow. */
+    LK_TRY(lk_index_init(&s->index, s->env, f->readable / 128, f->readable / LK_RECORD_HEADER_BYTES,
+                         err));
+    while (chain_next(f, &frame)) {
+        LK_TRY(frame_index(f, &frame, err));
+        frame_adopt(f, &frame);
+    }
     while (f->linked < s->count) link_next(f);
-    atomic_store_explicit(&s->indexed, s->count, memory_order_relaxed);
-    atomic_store_explicit(&s->published, s->count, memory_order_release);
+    publish(s);
 done:
     lk_env_unmap(s->env, tags, tags_bytes(f));
     f->tags = NULL;
     return st;
+}
+
+/* The last frame before the mark, searched for backwards. */
+static bool last_frame(const log_file *f, lk_frame *out)
+{
+    const lk_segment *s = f->segment;
+    uint32_t end = f->durable;
+    uint32_t low = end > LAST_FRAME_BYTES_MAX ? end - LAST_FRAME_BYTES_MAX : 0;
+    if (low < LK_SEGMENT_HEADER_BYTES) low = LK_SEGMENT_HEADER_BYTES;
+    for (uint32_t at = end; at >= low + 8;) {
+        at -= 8;
+        if (!lk_frame_header_parse(s->base, end, s->nonce, at, out)) continue;
+        if (at + lk_frame_bytes(out->length) != end) continue;
+        if (out->ordinal > at / LK_RECORD_HEADER_BYTES) continue;
+        if (lk_frame_parse(s->base, end, s->nonce, at, out) == LK_FRAME_WHOLE) return true;
+    }
+    return false;
+}
+
+/* Takes over the end of a log that the mark tells of; the rest is proved later. False: it must be
+ * walked now, to find out what is there. */
+static lk_status end_adopt(const recovery *r, log_file *f, bool *out_done, lk_error *err)
+{
+    lk_segment *s = f->segment;
+    lk_frame frame;
+    *out_done = false;
+    if (!may_be_late(r, f) || !s->mapped || !last_frame(f, &frame)) return LK_OK;
+    s->count = frame.ordinal;
+    frame_adopt(f, &frame);
+    /* A process may be killed between a frame and its mark. */
+    while (chain_next(f, &frame)) frame_adopt(f, &frame);
+    uint32_t piece = (uint32_t)lk_align_up(r->late_min / 4, 8);
+    lk_status st = lk_proof_new(s, f->header.link, piece, err);
+    if (st != LK_OK) return st;
+    publish(s);
+    *out_done = true;
+    return LK_OK;
 }
 
 /* Bytes of frames behind the end of the chain, and what they say of durability. A header alone may
@@ -403,7 +457,9 @@ static lk_status judge(recovery *r, uint64_t expected_seq, lk_error *err)
     LK_TRY(first_check(r, expected_seq, &drop, err));
     if (drop) drop_from(r, 0);
     for (size_t i = 0; i < r->count; i++) {
-        LK_TRY(chain_walk(&r->files[i], err));
+        bool done;
+        LK_TRY(end_adopt(r, &r->files[i], &done, err));
+        if (!done) LK_TRY(chain_walk(&r->files[i], err));
         if (i + 1 < r->count && continues(&r->files[i], &r->files[i + 1])) continue;
         LK_TRY(verdict(r, i, err));
         drop_from(r, i + 1);
@@ -414,20 +470,17 @@ done:
 
 /* Files that were prepared and not used, and those that the verdict dropped. The latter must not
  * come back: the next segment continues where the log was cut. */
-static lk_status remove_rest(const recovery *r, lk_error *err)
+static void name_unused(const recovery *r, lk_recovery *out)
 {
-    lk_status st = LK_OK;
     size_t kept = 0;
     for (size_t i = 0; i < r->generation_count; i++) {
         if (kept < r->count && r->files[kept].segment->generation == r->generations[i]) {
             kept++;
         } else {
-            LK_TRY(remove_file(r, r->generations[i], err));
+            out->unused[out->unused_count++] = r->generations[i];
         }
     }
-    if (r->dropped && !r->read_only) LK_TRY(lk_env_sync_dir(r->env, r->dir, err));
-done:
-    return st;
+    out->dropped = r->dropped;
 }
 
 static lk_status hand_over(recovery *r, lk_recovery *out, lk_error *err)
@@ -449,24 +502,48 @@ static lk_status hand_over(recovery *r, lk_recovery *out, lk_error *err)
     return LK_OK;
 }
 
-lk_status lk_recover(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
-                     bool read_only, lk_recovery *out, lk_error *err)
+lk_status lk_recover_late(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
+                          bool read_only, uint32_t late_min, lk_recovery *out, lk_error *err)
 {
     lk_status st = LK_OK;
-    recovery r = {.env = env, .dir = dir, .may_map = may_map, .read_only = read_only};
+    recovery r = {
+        .env = env, .dir = dir, .may_map = may_map, .read_only = read_only, .late_min = late_min};
     memset(out, 0, sizeof *out);
     out->last_seq = lk_manifest_last_seq(manifest);
     r.boot = lk_boot_number(env);
-    LK_TRY(list_files(&r, lk_manifest_log_retired(manifest), &out->max_generation, err));
+    LK_TRY(list_files(&r, lk_manifest_log_retired(manifest), out, err));
     for (size_t i = 0; i < r.generation_count; i++) LK_TRY(file_open(&r, r.generations[i], err));
     LK_TRY(manifest_check(&r, manifest, err));
     LK_TRY(judge(&r, out->last_seq + 1, err));
-    LK_TRY(remove_rest(&r, err));
+    name_unused(&r, out);
     LK_TRY(hand_over(&r, out, err));
 done:
     for (size_t i = 0; i < r.count; i++) lk_segment_unref(r.files[i].segment);
     free(r.files);
     free(r.generations);
+    if (st != LK_OK) lk_recovery_deinit(out);
+    return st;
+}
+
+lk_status lk_recovery_remove(lk_env *env, const char *dir, const lk_recovery *r, lk_error *err)
+{
+    for (size_t i = 0; i < r->unused_count; i++) {
+        char path[LK_PATH_MAX];
+        lk_segment_path(dir, r->unused[i], path, sizeof path);
+        lk_status st = lk_env_unlink(env, path, err);
+        if (st != LK_OK && st != LK_NOT_FOUND) return st;
+    }
+    return r->dropped ? lk_env_sync_dir(env, dir, err) : LK_OK;
+}
+
+lk_status lk_recover(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
+                     bool read_only, lk_recovery *out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    LK_TRY(lk_recover_late(env, dir, manifest, may_map, read_only, 0, out, err));
+    if (!read_only) LK_TRY(lk_recovery_remove(env, dir, out, err));
+done:
+    if (st != LK_OK) lk_recovery_deinit(out);
     return st;
 }
 
@@ -474,5 +551,6 @@ void lk_recovery_deinit(lk_recovery *r)
 {
     for (size_t i = 0; i < r->count; i++) lk_segment_unref(r->segments[i]);
     free(r->segments);
+    free(r->unused);
     memset(r, 0, sizeof *r);
 }

@@ -23,11 +23,22 @@ typedef struct lk_recovery {
     uint64_t max_generation; /* of any log file seen */
     uint32_t end, link;      /* of the last segment: what the next one continues */
     uint64_t records, bytes, lost_bytes;
+    uint64_t *unused; /* generations of files that are no part of the log, to be removed */
+    size_t unused_count;
+    bool dropped; /* some of them were: the directory is synced when they are removed */
 } lk_recovery;
 
 /* `read_only`: nothing is removed, and files are read, never mapped. */
 lk_status lk_recover(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
                      bool read_only, lk_recovery *out, lk_error *err);
+/* The same, but of segments with at least `late_min` bytes of frames (0: of none) whose end is known
+ * to the byte only the end is looked at: what comes before is proved later, see prove.h. Nothing is
+ * removed: that is for the caller, once the manifest is settled, and where something was dropped
+ * before anything is written. */
+lk_status lk_recover_late(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
+                          bool read_only, uint32_t late_min, lk_recovery *out, lk_error *err);
+/* Removes the files that are no part of the log. */
+lk_status lk_recovery_remove(lk_env *env, const char *dir, const lk_recovery *r, lk_error *err);
 void lk_recovery_deinit(lk_recovery *r);
 
 /* Text of a log file: header, frames and records, each line to `print`. */

@@ -42,6 +42,7 @@
 #define LK_MARK_NONE 0u /* as a mark: frames may stand behind the last one that was marked */
 
 struct lk_order;
+struct lk_proof;
 
 #define LK_PENDING_MAX 16u /* records that may wait for their index entry; a power of two */
 
@@ -91,6 +92,8 @@ typedef struct lk_segment {
     lk_lock order_lock;
     struct lk_order *order;
     _Atomic(size_t) order_bytes; /* its memory, for statistics */
+
+    struct lk_proof *proof; /* of what was given out before it was proved, see prove.h; NULL: - */
 } lk_segment;
 
 /* The seed of all checksums of a frame: where it stands, and in which life of the file. */

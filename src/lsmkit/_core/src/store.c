@@ -175,6 +175,7 @@ void lk_store_options_init(lk_store_options *o)
         .codec = LK_CODEC_LZ4,
         .background_threads = 2,
         .sync_interval_ms = 1000,
+        .late_min = 4u << 20,
         .frozen_max = 3,
         .create_if_missing = true,
     };
@@ -259,8 +260,45 @@ static lk_status tables_hold(const lk_version *v, lk_error *err)
     return LK_OK;
 }
 
+/* ---- what earlier processes have left ---- */
+
+static lk_status leftover_add(lk_store *s, const char *path, lk_error *err)
+{
+    if ((s->leftover_count & (s->leftover_count + 1)) == 0) { /* all of 1, 3, 7 ... are taken */
+        size_t bytes = (2 * s->leftover_count + 1) * sizeof *s->leftovers;
+        char **bigger = realloc(s->leftovers, bytes);
+        if (bigger == NULL) return lk_fail_nomem(err, bytes);
+        s->leftovers = bigger;
+    }
+    char *copy = strdup(path);
+    if (copy == NULL) return lk_fail_nomem(err, strlen(path));
+    s->leftovers[s->leftover_count++] = copy;
+    return LK_OK;
+}
+
+static void leftovers_free(lk_store *s)
+{
+    for (size_t i = 0; i < s->leftover_count; i++) free(s->leftovers[i]);
+    free(s->leftovers);
+    s->leftovers = NULL;
+    s->leftover_count = 0;
+}
+
+lk_status lk_store_settle(lk_store *s, lk_error *err)
+{
+    lk_lock_acquire(&s->edit_lock);
+    lk_status st = lk_manifest_settle(s->manifest, err);
+    lk_lock_release(&s->edit_lock);
+    for (size_t i = 0; i < s->leftover_count && st == LK_OK; i++) {
+        st = lk_env_unlink(s->env, s->leftovers[i], err);
+        if (st == LK_NOT_FOUND) st = LK_OK;
+    }
+    leftovers_free(s);
+    return st;
+}
+
 /* Tables that no edit names were being written when the process died. */
-static lk_status orphans_remove(lk_store *s, const lk_version *version, lk_error *err)
+static lk_status orphans_find(lk_store *s, const lk_version *version, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_names names = {0};
@@ -275,19 +313,26 @@ static lk_status orphans_remove(lk_store *s, const lk_version *version, lk_error
         if (strcmp(strrchr(path, '/') + 1, name) != 0) continue;
         lk_manifest_saw_file(s->manifest, file);
         if (version_holds(version, file)) continue;
-        LK_TRY(lk_env_unlink(s->env, path, err));
+        LK_TRY(leftover_add(s, path, err));
     }
 done:
     lk_names_free(&names);
     return st;
 }
 
-static lk_status log_recover(lk_store *s, lk_version *version, lk_error *err)
+static lk_status log_recover(lk_store *s, lk_version *version, bool *out_dropped, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_recovery r;
     lk_segment **newest_first = NULL;
-    LK_TRY(lk_recover(s->env, s->dir, s->manifest, s->mapped, s->options.read_only, &r, err));
+    LK_TRY(lk_recover_late(s->env, s->dir, s->manifest, s->mapped, s->options.read_only,
+                           s->options.late_min, &r, err));
+    *out_dropped = r.dropped;
+    for (size_t i = 0; i < r.unused_count && !s->options.read_only; i++) {
+        char path[LK_PATH_MAX];
+        lk_segment_path(s->dir, r.unused[i], path, sizeof path);
+        LK_TRY(leftover_add(s, path, err));
+    }
     newest_first = calloc(r.count + 1, sizeof *newest_first);
     if (newest_first == NULL) {
         st = lk_fail_nomem(err, r.count * sizeof *newest_first);
@@ -300,6 +345,7 @@ static lk_status log_recover(lk_store *s, lk_version *version, lk_error *err)
         goto done;
     }
     v->gaps = &s->gaps;
+    atomic_store(&s->unproved, v->unproved);
     atomic_store(&s->view, v);
     atomic_store(&s->frozen, (uint32_t)r.count);
     atomic_store(&s->recovered_left, (uint32_t)r.count);
@@ -386,7 +432,8 @@ static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_version *version = NULL;
-    lk_manifest_options mo = {.read_only = s->options.read_only};
+    lk_manifest_options mo = {.read_only = s->options.read_only, .settle_later = true};
+    bool dropped = false;
     if (exists) {
         LK_TRY(lk_manifest_open(s->env, s->dir, &mo, s->cache, &s->manifest, err));
     } else {
@@ -396,10 +443,15 @@ static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
     }
     version = lk_manifest_version(s->manifest);
     if (s->options.read_only) LK_TRY(tables_hold(version, err));
-    LK_TRY(log_recover(s, version, err));
+    LK_TRY(log_recover(s, version, &dropped, err));
     /* Behind the verdict on the log: it also finds a manifest that has lost its last edits, whose
      * tables would be taken for orphans. */
-    if (!s->options.read_only) LK_TRY(orphans_remove(s, version, err));
+    if (s->options.read_only) goto done;
+    LK_TRY(orphans_find(s, version, err));
+    /* With a log that is proved later the keeper does this later too: nothing is synced, and no edit
+     * made, before. But what the verdict dropped must not come back. */
+    if (!atomic_load(&s->unproved) || dropped) LK_TRY(lk_store_settle(s, err));
+    if (dropped) LK_TRY(lk_env_sync_dir(s->env, s->dir, err));
 done:
     lk_version_unref(version);
     return st;
@@ -539,6 +591,7 @@ void lk_store_free(lk_store *s)
     /* In a child its mappings, threads and locks are not there, so that nothing can be given back. */
     if (s == NULL || atomic_load(&s->state) == LK_STATE_FORKED) return;
     LK_ASSERT(atomic_load(&s->state) == LK_STATE_CLOSED);
+    leftovers_free(s);
     lk_manifest_close(s->manifest);
     lk_cache_free(s->cache);
     lk_settings_unref(s->options.settings);

@@ -40,6 +40,7 @@ typedef struct lk_store_options {
     lk_log_io log_io;
     uint32_t background_threads;
     uint32_t sync_interval_ms;
+    uint32_t late_min;   /* log bytes from which a killed process's log is proved after opening */
     uint32_t frozen_max; /* segments that may wait for flush before writers wait */
     bool read_only, create_if_missing, error_if_exists;
     uint64_t lock_timeout_ns; /* how long to wait for another owner */
@@ -111,6 +112,10 @@ typedef struct lk_store {
     lk_segment *retired[64]; /* flushed segments, for recycling; guarded by view_lock */
     uint32_t retired_count;
 
+    char *
+        *leftovers; /* files of earlier processes, until lk_store_settle; then the keeper's alone */
+    size_t leftover_count;
+
     lk_lock edit_lock; /* one manifest edit at a time, with its view */
 
     lk_lock snapshot_lock;
@@ -130,6 +135,7 @@ typedef struct lk_store {
     _Atomic uint32_t stopped;    /* writers wait: too many runs */
     _Atomic uint32_t frozen;     /* segments that wait for flush */
     _Atomic uint64_t flushed_generation;
+    atomic_bool unproved;            /* some of those is not proved yet, see prove.h */
     _Atomic uint32_t recovered_left; /* segments read back at open and not yet flushed */
 
     pthread_mutex_t queue_mutex;
@@ -169,6 +175,9 @@ void lk_store_free(lk_store *s);
 
 /* A named text of the store in `dir`, malloc'ed; NULL when it is not set or there is no store. */
 lk_status lk_store_peek(lk_env *env, const char *dir, const char *name, char **out, lk_error *err);
+
+/* The manifest that was read is on the disk, and what no edit names is gone, when it returns. */
+lk_status lk_store_settle(lk_store *s, lk_error *err);
 
 /* Brackets a call that may block; LK_CLOSED when the store is not open. */
 lk_status lk_store_enter(lk_store *s, lk_error *err);

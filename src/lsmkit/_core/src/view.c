@@ -7,6 +7,7 @@
 #include "block_memory.h"
 #include "check.h"
 #include "fold.h"
+#include "prove.h"
 
 lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *version,
                      lk_settings *settings)
@@ -17,12 +18,14 @@ lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *ve
     v->segment_count = count;
     v->version = version;
     v->gaps = NULL;
+    v->unproved = false;
     v->settings = settings;
     lk_version_ref(version);
     lk_settings_ref(settings);
     for (uint32_t i = 0; i < count; i++) {
         v->segments[i] = segments[i];
         lk_segment_ref(segments[i]);
+        v->unproved = v->unproved || lk_proof_is_open(segments[i]);
     }
     return v;
 }
@@ -39,6 +42,15 @@ void lk_view_unref(lk_view *v)
     lk_version_unref(v->version);
     lk_settings_unref(v->settings);
     free(v);
+}
+
+lk_status lk_view_prove(const lk_view *v, lk_error *err)
+{
+    for (uint32_t i = 0; v->unproved && i < v->segment_count; i++) {
+        lk_status st = lk_proof_finish(v->segments[i], err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
 }
 
 /* What is no plain put. Operands need older versions, which are not looked for in a guard section. */
@@ -117,6 +129,7 @@ lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_
                       uint64_t hash, uint64_t seq, lk_answer *out)
 {
     lk_lookup found;
+    if (LK_UNLIKELY(v->unproved)) return LK_LOOKUP_BLOCKED;
     if (segments_get(v, tree, key, key_len, hash, seq, &found, out)) return found;
     const lk_tree_version *t = lk_version_tree(v->version, tree);
     if (t == NULL) return LK_LOOKUP_ABSENT;
@@ -193,6 +206,8 @@ void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_byte
     const lk_tree_version *t = lk_version_tree(v->version, tree);
     LK_ASSERT(n <= LK_VIEW_KEYS_MAX);
     for (uint32_t i = 0; i < n; i++) {
+        out_found[i] = LK_LOOKUP_BLOCKED;
+        if (LK_UNLIKELY(v->unproved)) continue;
         if (segments_get(v, tree, keys[i].data, keys[i].len, hashes[i], seq, &out_found[i],
                          &out[i])) {
             continue;
@@ -357,6 +372,36 @@ static lk_status keep_value(fetch *x, lk_bytes *value, lk_block **out, lk_error 
     return LK_OK;
 }
 
+/* Looks a key up in segments of which some are not proved yet. A plain value or a delete is an answer as
+ * soon as it is known to be the newest version; else all of them are proved after it, and the caller
+ * goes on as always. */
+static lk_status unproved_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
+                              uint64_t hash, uint64_t seq, bool *out_answered, lk_lookup *out_found,
+                              lk_answer *out, lk_error *err)
+{
+    *out_answered = false;
+    for (uint32_t i = 0; i < v->segment_count; i++) {
+        lk_segment *s = v->segments[i];
+        uint32_t visible = lk_segment_visible(s, seq), ordinal;
+        lk_record r;
+        bool found = false;
+        lk_status st = LK_OK;
+        if (visible == 0) continue;
+        if (lk_proof_is_open(s)) {
+            st = lk_proof_find(s, tree, key, key_len, hash, visible, &found, &r, &ordinal, err);
+        } else {
+            found = lk_segment_find(s, tree, key, key_len, hash, visible, &r, &ordinal);
+        }
+        if (st != LK_OK) return st;
+        if (!found) continue;
+        if (r.kind != LK_KIND_PUT && r.kind != LK_KIND_DELETE) break;
+        *out_answered = true;
+        *out_found = answer_of(v, r.kind, r.value, r.value_len, s->base_seq + ordinal, out);
+        return LK_OK;
+    }
+    return lk_view_prove(v, err);
+}
+
 lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const uint8_t *key,
                         size_t key_len, uint64_t hash, uint64_t seq, lk_lookup *out_found,
                         lk_answer *out, lk_block **out_block, lk_error *err)
@@ -367,6 +412,10 @@ lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const 
     bool decided, found = false;
     *out_block = NULL;
     *out_found = LK_LOOKUP_ABSENT;
+    if (LK_UNLIKELY(v->unproved)) {
+        st = unproved_get(v, tree, key, key_len, hash, seq, &found, out_found, out, err);
+        if (st != LK_OK || found) return st;
+    }
     lk_fold_init(&x.fold, v->settings, tree, 0);
     lk_fold_begin(&x.fold, 0);
     LK_TRY(fetch_segments(&x, &decided, err));

@@ -21,6 +21,7 @@ typedef struct lk_view {
     uint32_t segment_count;
     lk_version *version;
     lk_settings *settings;
+    bool unproved; /* some segment is not proved yet: nothing is to be taken from it directly */
     struct lk_gap_memory *gaps; /* the store's, see gap.h; NULL: none. Set before others see it */
     lk_segment *segments[];     /* newest first */
 } lk_view;
@@ -30,6 +31,10 @@ lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *ve
                      lk_settings *settings);
 void lk_view_ref(lk_view *v);
 void lk_view_unref(lk_view *v); /* NULL is accepted */
+
+/* Waits until all segments are proved (prove.h), and helps; before a segment of a view is read in any
+ * other way than by the functions below. Returns at once when they are. */
+lk_status lk_view_prove(const lk_view *v, lk_error *err);
 
 typedef enum lk_lookup {
     LK_LOOKUP_ABSENT, /* never written, deleted, or expired */

@@ -446,6 +446,16 @@ static bool changed_since(lk_store *s, const lk_write *w)
 
 static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_error *err);
 
+/* The log is known to be whole before anything is added to it. */
+static lk_status wait_for_proof(lk_store *s, lk_error *err)
+{
+    if (LK_LIKELY(!atomic_load_explicit(&s->unproved, memory_order_acquire))) return LK_OK;
+    lk_view *v = lk_store_view(s);
+    lk_status st = lk_view_prove(v, err);
+    lk_view_unref(v);
+    return st;
+}
+
 static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *settings,
                              uint64_t body_bytes, lk_error *err)
 {
@@ -457,7 +467,8 @@ static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *
                        (unsigned long long)frame_bytes);
     }
     bool staged = w->durability == LK_DURABILITY_SYNC;
-    lk_status st = lock_with_room(s, frame_bytes, w->timeout_ns, err);
+    lk_status st = wait_for_proof(s, err);
+    if (st == LK_OK) st = lock_with_room(s, frame_bytes, w->timeout_ns, err);
     if (st != LK_OK) return st;
     if (w->conditional && changed_since(s, w)) {
         lk_lock_release(&s->write_lock);
