@@ -122,7 +122,9 @@ static void rig_write(rig *r, uint32_t tree, uint32_t key, lk_kind kind, uint64_
     lk_column values = {.form = LK_COLUMN_SPANS, .count = 1, .spans = &v};
     lk_write w = {.timeout_ns = UINT64_MAX, .tree = tree, .kind = kind, .records = 1};
     uint8_t body[64];
-    switch (lk_test_below(r->rng, 3)) {
+    /* In a batch an operand lives as long as its tree says. */
+    uint64_t of_tree = tree == RENEWED ? TREE_TTL_US : LK_TTL_NONE;
+    switch (lk_test_below(r->rng, kind == LK_KIND_MERGE && ttl_us != of_tree ? 2 : 3)) {
     case 0:
         if (kind != LK_KIND_DELETE &&
             lk_store_try_put_for(r->s, tree, kind, k.data, (uint32_t)k.len, v.data, (uint32_t)v.len,
