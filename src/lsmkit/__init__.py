@@ -13,7 +13,7 @@ when its call returns, without a system call (`durability`); reads see all that 
 from __future__ import annotations
 
 from . import compaction, dbm
-from ._core.core import Column, Columns, WriteBatch, decode_key, encode_key, encode_keys
+from ._core.core import Column, Columns, Cursor, WriteBatch, decode_key, encode_key, encode_keys
 from .db import DB, open
 from .errors import (
     Busy,
@@ -41,6 +41,7 @@ __all__ = [
     "Column",
     "Columns",
     "CorruptionError",
+    "Cursor",
     "Error",
     "LockedError",
     "Options",

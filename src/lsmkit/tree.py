@@ -128,6 +128,10 @@ class _Readable(core.Reader):
         """
         return core.scan_columns(self, start, stop, prefix=prefix, rows=rows)
 
+    def cursor(self) -> core.Cursor:
+        """A `Cursor`: seeks to a key and walks both ways from it, over the store as it is now."""
+        return core.cursor(self)
+
     def __iter__(self) -> Iterator[bytes]:
         return core.scan_keys(self)
 

@@ -121,6 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model: dict[bytes, bytes] = {}
         self.snapshots: list[tuple[lsmkit.Snapshot, Sorted]] = []
         self.scans: list[tuple[Iterator[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]] = []
+        self.cursors: list[tuple[lsmkit.Cursor, Sorted, int]] = []
         self.had_snapshot = False
         self.db: lsmkit.DB
 
@@ -338,6 +339,56 @@ class StoreMachine(RuleBasedStateMachine):
             assert next(scan, None) is None
             del self.scans[at]
 
+    @precondition(lambda self: len(self.cursors) < 3)
+    @rule(data=st.data())
+    def make_cursor(self, data: st.DataObject) -> None:
+        reader, model = self.reader(data)
+        self.cursors.append((reader.cursor(), Sorted(model.pairs), -1))
+
+    @precondition(lambda self: self.cursors)
+    @rule(data=st.data(), key=bounds, backwards=st.booleans())
+    def seek_cursor(self, data: st.DataObject, key: bytes | None, backwards: bool) -> None:
+        which = data.draw(st.integers(0, len(self.cursors) - 1), label="cursor")
+        cursor, model, _ = self.cursors[which]
+        if backwards:
+            found = cursor.seek_to_last() if key is None else cursor.seek_for_prev(key)
+            at = len(model.keys) if key is None else bisect_right(model.keys, key)
+            at -= 1
+        else:
+            found = cursor.seek_to_first() if key is None else cursor.seek(key)
+            at = 0 if key is None else bisect_left(model.keys, key)
+        self.cursors[which] = (cursor, model, at)
+        assert found == (0 <= at < len(model.keys))
+        self.check_cursor(which)
+
+    @precondition(lambda self: self.cursors)
+    @rule(data=st.data(), steps=st.sampled_from([1, 1, 2, 10, 300]), backwards=st.booleans())
+    def move_cursor(self, data: st.DataObject, steps: int, backwards: bool) -> None:
+        which = data.draw(st.integers(0, len(self.cursors) - 1), label="cursor")
+        cursor, model, at = self.cursors[which]
+        for _ in range(steps):
+            if not 0 <= at < len(model.keys):
+                break
+            at += -1 if backwards else 1
+            moved = cursor.prev() if backwards else cursor.next()
+            assert moved == (0 <= at < len(model.keys))
+        self.cursors[which] = (cursor, model, at)
+        self.check_cursor(which)
+
+    def check_cursor(self, which: int) -> None:
+        cursor, model, at = self.cursors[which]
+        assert cursor.valid == (0 <= at < len(model.keys))
+        if cursor.valid:
+            key = model.keys[at]
+            assert (cursor.key, cursor.value) == (key, model.pairs[key])
+
+    @precondition(lambda self: self.cursors)
+    @rule(data=st.data())
+    def drop_cursor(self, data: st.DataObject) -> None:
+        which = data.draw(st.integers(0, len(self.cursors) - 1), label="cursor")
+        self.check_cursor(which)
+        self.cursors.pop(which)[0].close()
+
     # --- Background and files
 
     @rule()
@@ -378,9 +429,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(options=st.one_of(st.just({}), options), verify=st.booleans())
     def reopen(self, options: dict[str, Any], verify: bool) -> None:
-        scans, snapshots = self.scans, self.snapshots
-        self.scans, self.snapshots = [], []
+        scans, snapshots, cursors = self.scans, self.snapshots, self.cursors
+        self.scans, self.snapshots, self.cursors = [], [], []
         self.db.close()
+        for cursor, _, _ in cursors:
+            with pytest.raises(lsmkit.ClosedError):
+                cursor.seek_to_first()
         for scan, _ in scans:
             with pytest.raises(lsmkit.ClosedError):
                 next(scan)
@@ -403,6 +457,8 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             if hasattr(self, "db"):
                 assert list(self.db.items()) == sorted(self.model.items())
+                for which in range(len(self.cursors)):
+                    self.check_cursor(which)
                 for snapshot, then in self.snapshots:
                     assert list(snapshot.items()) == then.range(None, None)
                 assert self.db.stats().background_errors == 0, self.db.stats().last_error

@@ -57,6 +57,7 @@ CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
     "update nothing": lambda db: db.update({}),
     "clear": lambda db: db.clear(),
     "snapshot": lambda db: db.snapshot(),
+    "cursor": lambda db: db.cursor(),
     "sync": lambda db: db.sync(),
     "flush": lambda db: db.flush(),
     "compact": lambda db: db.compact(),

@@ -27,6 +27,7 @@ PROGRAM = Path(__file__).parent / "typed_program.py"
 CLASSES: list[type] = [
     lsmkit.DB,
     lsmkit.Snapshot,
+    lsmkit.Cursor,
     lsmkit.WriteBatch,
     lsmkit.Column,
     lsmkit.Columns,

@@ -150,6 +150,21 @@ def scans(db: lsmkit.DB | lsmkit.Snapshot) -> None:
     assert size >= 0
 
 
+def cursors(db: lsmkit.DB | lsmkit.Snapshot) -> None:
+    with db.cursor() as cursor:
+        place: lsmkit.Cursor = cursor
+        found: bool = place.seek_to_first()
+        while place.valid:
+            row: tuple[bytes, bytes] = place.key, place.value
+            assert db[row[0]] == row[1]
+            found = place.next()
+        assert not found
+        if place.seek_to_last() and place.seek_for_prev(memoryview(b"z")) and place.seek(b"a"):
+            moved: bool = place.prev()
+            assert moved == place.valid
+    cursor.close()
+
+
 def snapshots(db: lsmkit.DB) -> None:
     with db.snapshot() as snapshot:
         frozen: Mapping[bytes, bytes] = snapshot
@@ -159,6 +174,7 @@ def snapshots(db: lsmkit.DB) -> None:
         assert list(snapshot.keys()) == sorted(before)
         assert len(list(snapshot.values())) == len(snapshot)
         scans(snapshot)
+        cursors(snapshot)
         absent: bytes | None = snapshot.get(b"later")
         many: list[bytes | int] = snapshot.get_many([b"later"], 0)
         assert (absent, many) == (None, [0])
@@ -328,6 +344,7 @@ def main(directory: str) -> None:
         columns(db)
         keys_of_parts()
         scans(db)
+        cursors(db)
         snapshots(db)
         housekeeping(db, directory)
         options(db)

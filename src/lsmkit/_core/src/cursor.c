@@ -35,7 +35,7 @@ struct lk_cursor {
     struct segment_part {
         lk_order *order; /* NULL: nothing is visible */
         uint32_t visible;
-    } * parts;                   /* of each segment of the view */
+    } * parts;                   /* of each segment of the view; NULL: not taken yet */
     lk_merge *merge;             /* of the range; NULL before the first and after the last */
     uint32_t range, ranges_left; /* the one to be opened next */
 
@@ -44,6 +44,9 @@ struct lk_cursor {
     uint32_t spans;     /* taken so far, for keeps_too_many */
     bool decided;       /* the newest visible version of the key of the last row was met */
     lk_fold fold;       /* of what is no plain put; with the values that the last call made */
+
+    uint8_t *sought; /* bytes of the bounds since lk_cursor_seek */
+    size_t sought_bytes;
 
     lk_status failed;
     lk_error failure;
@@ -54,10 +57,19 @@ struct lk_cursor {
 
 /* ---- opening ---- */
 
+static void drop_orders(lk_cursor *c)
+{
+    for (uint32_t i = 0; c->parts != NULL && i < c->view->segment_count; i++) {
+        lk_order_unref(c->parts[i].order);
+    }
+    free(c->parts);
+    c->parts = NULL;
+}
+
 static lk_status take_orders(lk_cursor *c, lk_error *err)
 {
     const lk_view *view = c->view;
-    if (view->segment_count == 0) return LK_OK;
+    if (view->segment_count == 0 || c->parts != NULL) return LK_OK;
     c->parts = calloc(view->segment_count, sizeof *c->parts);
     if (c->parts == NULL) return lk_fail_nomem(err, view->segment_count * sizeof *c->parts);
     for (uint32_t i = 0; i < view->segment_count; i++) {
@@ -65,7 +77,10 @@ static lk_status take_orders(lk_cursor *c, lk_error *err)
         c->parts[i].visible = lk_segment_visible(s, c->seq);
         if (c->parts[i].visible == 0) continue;
         lk_status st = lk_segment_order(s, c->parts[i].visible, false, &c->parts[i].order, err);
-        if (st != LK_OK) return st;
+        if (st != LK_OK) {
+            drop_orders(c);
+            return st;
+        }
     }
     return LK_OK;
 }
@@ -93,6 +108,18 @@ static void choose_ranges(lk_cursor *c)
     c->range = c->reverse ? last : first;
 }
 
+/* At the beginning of the bounds, in the direction that is set. */
+static lk_status begin(lk_cursor *c, lk_error *err)
+{
+    choose_ranges(c);
+    lk_gap_watch_begin(&c->watch, c->view, c->tree, c->seq, c->reverse, &c->bounds);
+    if (c->ranges_left == 0) return LK_OK;
+    lk_gaps_find(c->view->gaps, c->view, c->tree, c->seq, &c->bounds, c->reverse, &c->gaps);
+    lk_status st = take_orders(c, err);
+    if (st != LK_OK) c->ranges_left = 0;
+    return st;
+}
+
 lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bounds *bounds,
                          bool reverse, lk_cursor **out, lk_error *err)
 {
@@ -115,14 +142,9 @@ lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bo
     c->reverse = reverse;
     lk_fold_init(&c->fold, view->settings, tree, 0);
     c->tree_version = lk_version_tree(view->version, tree);
-    choose_ranges(c);
     c->gaps.count = 0;
     LK_TRY(lk_view_prove(view, err));
-    lk_gap_watch_begin(&c->watch, view, tree, seq, reverse, &c->bounds);
-    if (c->ranges_left > 0) {
-        lk_gaps_find(view->gaps, view, tree, seq, &c->bounds, reverse, &c->gaps);
-        LK_TRY(take_orders(c, err));
-    }
+    LK_TRY(begin(c, err));
     *out = c;
     c = NULL;
 done:
@@ -135,13 +157,47 @@ void lk_cursor_close(lk_cursor *c)
     if (c == NULL) return;
     lk_merge_free(c->merge);
     lk_gaps_release(&c->gaps);
-    for (uint32_t i = 0; c->parts != NULL && i < c->view->segment_count; i++) {
-        lk_order_unref(c->parts[i].order);
-    }
-    free(c->parts);
+    drop_orders(c);
+    free(c->sought);
     lk_fold_deinit(&c->fold);
     lk_view_unref(c->view);
     free(c);
+}
+
+/* From `key` on, or up to it: the smallest key that is greater is the one with a zero behind. */
+static lk_status bounds_set(lk_cursor *c, const lk_bytes *key, bool reverse, lk_error *err)
+{
+    c->bounds = (lk_bounds){{c->bound_bytes, 0}, {NULL, 0}};
+    if (key == NULL) return LK_OK;
+    if (key->len + 1 > c->sought_bytes) {
+        size_t bytes = c->sought_bytes * 2 > key->len + 1 ? c->sought_bytes * 2 : key->len + 1;
+        uint8_t *bigger = realloc(c->sought, bytes);
+        if (bigger == NULL) return lk_fail_nomem(err, bytes);
+        c->sought = bigger;
+        c->sought_bytes = bytes;
+    }
+    if (key->len > 0) memcpy(c->sought, key->data, key->len);
+    c->sought[key->len] = 0;
+    if (reverse) {
+        c->bounds.upper = (lk_bytes){c->sought, key->len + 1};
+    } else {
+        c->bounds.lower = (lk_bytes){c->sought, key->len};
+    }
+    return LK_OK;
+}
+
+lk_status lk_cursor_seek(lk_cursor *c, const lk_bytes *key, bool reverse, lk_error *err)
+{
+    c->failed = LK_OK;
+    c->ranges_left = 0; /* after an error nothing comes */
+    c->span_left = 0;
+    c->decided = false;
+    c->reverse = reverse;
+    lk_status st = bounds_set(c, key, reverse, err); /* the key may stand in a block of the merge */
+    lk_merge_free(c->merge);
+    c->merge = NULL;
+    lk_gaps_release(&c->gaps);
+    return st == LK_OK ? begin(c, err) : st;
 }
 
 /* ---- ranges ---- */

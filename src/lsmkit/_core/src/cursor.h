@@ -26,6 +26,12 @@ lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bo
                          bool reverse, lk_cursor **out, lk_error *err);
 void lk_cursor_close(lk_cursor *c); /* NULL is accepted */
 
+/* Begins anew, at any place and in either direction, with the same view, moment and orders: forwards
+ * with the first key that is not less than `key`, backwards with the last one that is not greater;
+ * NULL is the end that the direction begins with. The bounds of the opening, and an error before,
+ * are forgotten. `key` may be of a row given out last, which is not good any more. */
+lk_status lk_cursor_seek(lk_cursor *c, const lk_bytes *key, bool reverse, lk_error *err);
+
 /* Up to `max` rows, in order; 0 at the end alone, but it may be fewer than `max` before it (where
  * one range of keys ends, or many blocks are held). They are good until the next call or close. An
  * error ends the scan: each later call returns it again. */
