@@ -18,6 +18,7 @@ from .db import DB, open
 from .errors import (
     Busy,
     ClosedError,
+    ConflictError,
     CorruptionError,
     Error,
     LockedError,
@@ -29,6 +30,7 @@ from .errors import (
 )
 from .options import Options
 from .stats import Stats
+from .transaction import Transaction
 from .tree import Snapshot
 from .verify import Verification
 
@@ -40,6 +42,7 @@ __all__ = [
     "ClosedError",
     "Column",
     "Columns",
+    "ConflictError",
     "CorruptionError",
     "Cursor",
     "Error",
@@ -52,6 +55,7 @@ __all__ = [
     "StorageError",
     "StoreExistsError",
     "StoreNotFoundError",
+    "Transaction",
     "Verification",
     "WriteBatch",
     "__version__",

@@ -12,6 +12,7 @@ from errno import EAGAIN
 __all__ = [
     "Busy",
     "ClosedError",
+    "ConflictError",
     "CorruptionError",
     "Error",
     "LockedError",
@@ -130,6 +131,11 @@ class ReadOnlyError(Error):
 
 class OptionsError(Error, ValueError):
     """Options contradict each other, or the store that is being opened."""
+
+
+class ConflictError(Error):
+    """A transaction was not committed, because something that it has read was written by another
+    meanwhile. Nothing was applied; do all of it again, as `db.run` does."""
 
 
 class Busy(Error):

@@ -14,14 +14,18 @@ from .errors import Error, ReadOnlyError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
-    from typing import Any
+    from typing import Any, TypeVar
 
     from typing_extensions import Self
 
     from ._core.core import _BytesLike as Buffer
+    from ._core.core import _Durability
     from .compaction.scheduler import Coordinator
+    from .transaction import Transaction
+
+    _T = TypeVar("_T")
 
 __all__ = ["Snapshot", "WritableTree"]
 
@@ -248,6 +252,39 @@ class WritableTree(_Readable, core.Tree, MutableMapping[bytes, bytes]):
     def snapshot(self) -> Snapshot:
         """The store as it is now, to read from while it goes on; close it, or use it in `with`."""
         return Snapshot._of(self)
+
+    # --- Transactions.
+
+    def transaction(
+        self, *, durability: _Durability | None = None, timeout: float | None = None
+    ) -> Transaction:
+        """A `Transaction`, for a `with` block: reads and writes that take effect together.
+
+        It commits at the end of the block: a ConflictError says that something it has read was
+        written meanwhile, and nothing was applied. `durability` and `timeout` are those of the
+        commit, as for `put`.
+        """
+        from .transaction import Transaction
+
+        return Transaction._begin(self, durability, timeout)
+
+    def run(
+        self,
+        work: Callable[[Transaction], _T],
+        *,
+        retries: int = 10,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
+    ) -> _T:
+        """Calls `work(t)` with a transaction, commits it, and returns what `work` returned.
+
+        After a ConflictError, up to `retries` times, all of it is done again, after a short pause
+        that grows up to 50 ms; the last conflict is raised. `work` should do nothing but read and
+        write through `t`, as it may be called several times.
+        """
+        from .transaction import run
+
+        return run(self, work, retries, durability, timeout)
 
     # --- The background.
 

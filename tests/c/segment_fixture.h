@@ -5,6 +5,7 @@
 #ifndef LK_SEGMENT_FIXTURE_H
 #define LK_SEGMENT_FIXTURE_H
 
+#include "hash.h"
 #include "segment.h"
 
 /* Room for `records_max` records with `bytes_max` bytes of keys and values. */
@@ -16,9 +17,9 @@ static lk_segment *segment_new(uint64_t base_seq, uint32_t records_max, size_t b
     s->base_seq = base_seq;
     s->memory_bytes = LK_SEGMENT_HEADER_BYTES + bytes_max + (size_t)records_max * 12 + 8;
     s->base = malloc(s->memory_bytes);
-    s->index.entries = calloc(records_max + 1, sizeof(lk_entry));
-    s->index.entry_max = records_max;
-    CHECK(s->base != NULL && s->index.entries != NULL);
+    lk_error err;
+    CHECK(s->base != NULL);
+    CHECK_OK(lk_index_init(&s->index, s->env, records_max + 1, records_max + 1, &err), &err);
     s->position = LK_SEGMENT_HEADER_BYTES;
     atomic_init(&s->refs, 1);
     lk_lock_init(&s->order_lock);
@@ -41,9 +42,13 @@ static void segment_add(lk_segment *s, uint32_t tree, lk_kind kind, lk_bytes key
     if (key.len > 0) memcpy(p, key.data, key.len);
     p += key.len;
     if (value.len > 0) memcpy(p, value.data, value.len);
-    s->index.entries[s->count].location = s->position;
+    lk_error err;
+    CHECK_OK(lk_index_reserve(&s->index, 1, &err), &err);
+    lk_index_add(&s->index, lk_index_tag(lk_hash_key(tree, key.data, key.len)), s->count,
+                 s->position);
     s->position = (uint32_t)(p + value.len - s->base);
     s->count++;
+    atomic_store_explicit(&s->indexed, s->count, memory_order_release);
     atomic_store_explicit(&s->published, s->count, memory_order_release);
 }
 
@@ -52,7 +57,7 @@ LK_TEST_UNUSED static void segment_free(lk_segment *s)
     CHECK_EQ(atomic_load(&s->refs), 1);
     lk_order_unref(s->order);
     lk_lock_deinit(&s->order_lock);
-    free(s->index.entries);
+    lk_index_deinit(&s->index);
     free(s->base);
     free(s);
 }

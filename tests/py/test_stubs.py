@@ -28,6 +28,7 @@ CLASSES: list[type] = [
     lsmkit.DB,
     lsmkit.Snapshot,
     lsmkit.Cursor,
+    lsmkit.Transaction,
     lsmkit.WriteBatch,
     lsmkit.Column,
     lsmkit.Columns,

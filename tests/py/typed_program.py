@@ -78,6 +78,47 @@ def batches(db: lsmkit.DB) -> None:
     batch.clear()
 
 
+def once(db: lsmkit.DB) -> None:
+    with db.batch(source="kafka-3", seq=7) as b:
+        b.put(b"k1", b"v1")
+    applied: bool | None = b.applied
+    again: bool = db.put_many([b"k1"], [b"v2"], source="kafka-3", seq=7)
+    first: bool = db.delete_many([b"none"], source="kafka-3", seq=np.int64(8))
+    at: int | None = db.position("kafka-3")
+    assert (applied, again, first, at) == (True, False, True, 8)
+
+
+def transactions(db: lsmkit.DB) -> None:
+    def work(t: lsmkit.Transaction) -> int:
+        old: bytes | None = t.get(b"k1")
+        other: bytes | int = t.get(b"none", 0)
+        t[b"k1"] = old or b"0"
+        t.put(bytearray(b"k1"), memoryview(b"1"))
+        t.delete(b"k9")
+        many: list[bytes | None] = t.get_many([b"k1", b"k9"])
+        rows: Iterator[tuple[bytes, bytes]] = t.scan(b"a", b"z", include_stop=True)
+        keys: list[bytes] = list(t.scan_keys(prefix=b"k", reverse=True))
+        values: list[bytes] = list(t.scan_values())
+        assert (many, other) == ([b"1", None], 0)
+        assert len(list(rows)) <= len(values)
+        assert sorted(t.keys()) == sorted(dict(t.items()))
+        assert len(list(t.values())) == len(values)
+        return len(keys)
+
+    found: int = db.run(work, retries=3, durability="periodic", timeout=1.0)
+    assert found > 0
+    with db.transaction(durability=None, timeout=None) as t:
+        t[b"gone"] = b"1"
+        t.rollback()
+    t = db.transaction()
+    seen: bytes | None = t.get(b"k1")
+    db[b"k1"] = b"2"
+    t[b"k2"] = seen or b""
+    with lsmkit_raises(lsmkit.ConflictError):
+        t.commit()
+    t.rollback()
+
+
 def columns(db: lsmkit.DB) -> None:
     numbers = np.arange(100, dtype="i8")
     db.put_many(numbers, numbers.astype("f8"))
@@ -341,6 +382,8 @@ def main(directory: str) -> None:
         single_operations(db)
         mapping(db)
         batches(db)
+        once(db)
+        transactions(db)
         columns(db)
         keys_of_parts()
         scans(db)

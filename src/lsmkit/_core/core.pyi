@@ -213,24 +213,58 @@ class Tree(Reader):
         ttl: float | None = None,
         durability: _Durability | None = None,
         timeout: float | None = None,
-    ) -> None: ...
+        source: str | None = None,
+        seq: SupportsIndex | None = None,
+    ) -> bool: ...
     def delete_many(
         self,
         keys: _ColumnLike,
         *,
         durability: _Durability | None = None,
         timeout: float | None = None,
-    ) -> None: ...
+        source: str | None = None,
+        seq: SupportsIndex | None = None,
+    ) -> bool: ...
     def batch(
-        self, *, durability: _Durability | None = None, timeout: float | None = None
+        self,
+        *,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
+        source: str | None = None,
+        seq: SupportsIndex | None = None,
     ) -> _BatchContext: ...
+    def position(self, source: str) -> int | None: ...
     def write(
         self,
         batch: WriteBatch,
         *,
         durability: _Durability | None = None,
         timeout: float | None = None,
-    ) -> None: ...
+        source: str | None = None,
+        seq: SupportsIndex | None = None,
+    ) -> bool: ...
+
+def key_bytes(key: object) -> bytes: ...
+def value_bytes(value: _BytesLike) -> bytes: ...
+def check_ttl(ttl: float) -> None: ...
+def range_bytes(
+    start: _BytesLike | None,
+    stop: _BytesLike | None,
+    prefix: _BytesLike | None,
+    include_start: bool,
+    include_stop: bool,
+) -> tuple[bytes, bytes | None]: ...
+def check_writing(of: Tree, durability: _Durability | None, timeout: float | None) -> None: ...
+def commit(
+    target: Tree,
+    batch: WriteBatch,
+    moment: SnapshotReader,
+    reads: tuple[
+        tuple[Reader, tuple[bytes, ...], tuple[tuple[bytes | None, bytes | None], ...]], ...
+    ],
+    durability: _Durability | None,
+    timeout: float | None,
+) -> bool: ...
 
 class WriteBatch:
     def __len__(self) -> int: ...
@@ -243,6 +277,8 @@ class WriteBatch:
 
 @final
 class _BatchContext(WriteBatch):
+    @property
+    def applied(self) -> bool | None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

@@ -210,6 +210,17 @@ cdef extern from "lock.h" nogil:
     bint lk_event_wait_ns(lk_event *event, uint64_t seen, uint64_t timeout_ns)
     void lk_event_broadcast(lk_event *event)
 
+cdef extern from "checks.h" nogil:
+    ctypedef struct lk_check:
+        uint32_t tree
+        bint is_range
+        lk_bytes start, stop
+    ctypedef struct lk_checks:
+        const lk_check *items
+        size_t count
+        uint64_t moment
+        bint is_held
+
 cdef extern from "store.h" nogil:
     ctypedef enum lk_durability:
         LK_DURABILITY_PROCESS
@@ -255,8 +266,10 @@ cdef extern from "store.h" nogil:
         uint64_t ttl_us
         bint has_ttl, stamp
         const uint8_t *body
-        uint64_t body_bytes, records, moment
-        bint conditional
+        uint64_t body_bytes, records
+        const lk_checks *checks
+        lk_bytes source
+        uint64_t source_seq
     ctypedef struct lk_job_report:
         uint64_t id
         lk_status status
@@ -288,6 +301,8 @@ cdef extern from "store.h" nogil:
     lk_status lk_store_try_begin(lk_store *s, uint64_t body_bytes, uint32_t records, uint8_t **out)
     lk_status lk_store_commit(lk_store *s, uint64_t body_bytes, uint32_t records, lk_error *err)
     lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
+    lk_status lk_store_position(lk_store *s, lk_bytes source, bint *out_any, uint64_t *out_seq,
+                                lk_error *err)
     lk_status lk_store_sync(lk_store *s, lk_error *err)
     lk_status lk_store_flush(lk_store *s, lk_error *err)
     void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bint stop)

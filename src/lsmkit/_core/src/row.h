@@ -27,6 +27,8 @@ typedef enum lk_kind {
     LK_KIND_MERGE_UNTIL = LK_KIND_MERGE | LK_KIND_UNTIL,
 } lk_kind;
 
+#define LK_TREE_POSITIONS 1u /* key: a source; value: 8 bytes, its position */
+
 #define LK_SEQ_MAX UINT64_MAX /* as a snapshot: sees everything */
 #define LK_HEAD_BYTES_MAX 16u
 #define LK_STORED_BYTES_MAX (LK_VALUE_BYTES_MAX + LK_HEAD_BYTES_MAX) /* a value with its head */

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "checks.h"
 #include "column.h"
 #include "compact.h"
 #include "cursor.h"
@@ -254,12 +255,20 @@ typedef struct lk_write {
     const uint8_t *body;     /* or records as they stand in a log */
     uint64_t body_bytes;
     uint64_t records;
-    bool conditional; /* only when none of `keys` was written after `moment`: else LK_MISS, */
-    uint64_t moment;  /* and also when that cannot be told; look again and retry */
+    /* NULL: none. Where they fail LK_MISS, and nothing is written; also, without a snapshot that is
+     * held, when it cannot be told: look again and retry. */
+    const lk_checks *checks;
+    /* Data NULL: none. The frame moves the source's position on to `source_seq`; where it is there
+     * already or beyond, LK_MISS, and nothing is written. Excludes checks. */
+    lk_bytes source;
+    uint64_t source_seq;
 } lk_write;
 
 /* One frame, atomic. Blocks: for room, and for the disk when durability is "sync". */
 lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err);
+/* The greatest sequence number that was written with this source; out_any false: none was. Blocks. */
+lk_status lk_store_position(lk_store *s, lk_bytes source, bool *out_any, uint64_t *out_seq,
+                            lk_error *err);
 
 /* All that was written before the call is on the disk when it returns. */
 lk_status lk_store_sync(lk_store *s, lk_error *err);

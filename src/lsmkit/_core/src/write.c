@@ -374,7 +374,7 @@ static uint64_t columns_bytes(const lk_write *w)
     return bytes;
 }
 
-static void columns_fill(lk_store *s, const lk_write *w, uint8_t *to)
+static uint8_t *columns_fill(lk_store *s, const lk_write *w, uint8_t *to)
 {
     uint8_t key_scratch[8], value_scratch[8];
     lk_stamp stamp = stamp_of(w, w->has_ttl ? lk_env_wall_us(s->env) : 0);
@@ -385,6 +385,14 @@ static void columns_fill(lk_store *s, const lk_write *w, uint8_t *to)
         to = lk_record_write_headed(to, w->tree, stamp.kind, key.data, key.len, stamp.head,
                                     stamp.head_bytes, value.data, value.len);
     }
+    return to;
+}
+
+/* Of the record that moves the position of a source. */
+static uint64_t position_bytes(const lk_write *w)
+{
+    if (w->source.data == NULL) return 0;
+    return lk_record_bytes(LK_TREE_POSITIONS, w->source.len, sizeof w->source_seq);
 }
 
 /* `settings` are needed where the body is stamped. */
@@ -392,56 +400,27 @@ static lk_status append(lk_store *s, const lk_write *w, const lk_settings *setti
                         uint64_t body_bytes, bool staged, lk_error *err)
 {
     uint8_t *body;
-    uint32_t records = (uint32_t)w->records;
+    uint32_t records = (uint32_t)w->records + (w->source.data != NULL);
     lk_status st = lk_segment_begin(s->active, body_bytes, records, staged, &body, err);
     if (st != LK_OK) return st;
     if (w->keys != NULL) {
-        columns_fill(s, w, body);
+        body = columns_fill(s, w, body);
     } else if (w->stamp) {
-        lk_stamp_records(settings, w->body, records, lk_env_wall_us(s->env), body);
-    } else {
-        memcpy(body, w->body, (size_t)body_bytes);
+        lk_stamp_records(settings, w->body, w->records, lk_env_wall_us(s->env), body);
+        body += body_bytes - position_bytes(w);
+    } else if (w->body_bytes > 0) {
+        memcpy(body, w->body, (size_t)w->body_bytes);
+        body += w->body_bytes;
+    }
+    if (w->source.data != NULL) {
+        uint8_t seq[8];
+        lk_store64(seq, w->source_seq);
+        (void)lk_record_write(body, LK_TREE_POSITIONS, LK_KIND_PUT, w->source.data, w->source.len,
+                              seq, sizeof seq);
     }
     st = lk_segment_commit(s->active, body_bytes, records, staged, err);
     if (st == LK_OK) count(s, records, lk_frame_bytes(body_bytes));
     return st;
-}
-
-/* Whether the key was written after `moment`, according to the segments of this view. */
-static bool key_changed(const lk_view *v, uint32_t tree, lk_bytes key, uint64_t moment)
-{
-    uint64_t hash = lk_hash_key(tree, key.data, key.len);
-    for (uint32_t i = 0; i < v->segment_count; i++) {
-        const lk_segment *segment = v->segments[i];
-        uint32_t visible = lk_segment_visible(segment, UINT64_MAX), ordinal;
-        lk_record r;
-        if (segment->base_seq + visible <= moment + 1)
-            return false; /* it and all others are older */
-        if (visible != 0 &&
-            lk_segment_find(segment, tree, key.data, key.len, hash, visible, &r, &ordinal)) {
-            return segment->base_seq + ordinal > moment;
-        }
-    }
-    return false;
-}
-
-/* The write lock is held, so nothing is written meanwhile; but what came after the moment may have
- * been flushed, and then it is not known. */
-static bool changed_since(lk_store *s, const lk_write *w)
-{
-    uint64_t now;
-    uint8_t scratch[8];
-    lk_view *v = lk_store_view_now(s, &now);
-    bool changed = false;
-    if (now > w->moment) {
-        uint32_t n = v->segment_count;
-        changed = n == 0 || v->segments[n - 1]->base_seq > w->moment + 1;
-        for (uint64_t i = 0; i < w->records && !changed; i++) {
-            changed = key_changed(v, w->tree, lk_column_row(w->keys, i, scratch), w->moment);
-        }
-    }
-    lk_view_unref(v);
-    return changed;
 }
 
 static lk_status sync_to(lk_store *s, uint64_t generation, uint32_t end, lk_error *err);
@@ -456,9 +435,49 @@ static lk_status wait_for_proof(lk_store *s, lk_error *err)
     return st;
 }
 
+/* The timeout that is left since `started_ns`. */
+static uint64_t time_left(lk_store *s, uint64_t started_ns, uint64_t timeout_ns)
+{
+    uint64_t passed = lk_env_now_ns(s->env) - started_ns;
+    if (timeout_ns == UINT64_MAX) return timeout_ns;
+    return passed < timeout_ns ? timeout_ns - passed : 0;
+}
+
+/* As lock_with_room, and what is checked was not written since its moment: else LK_MISS. */
+static lk_status lock_checked(lk_store *s, const lk_write *w, uint64_t frame_bytes, lk_error *err)
+{
+    lk_prover p;
+    uint64_t started = lk_env_now_ns(s->env);
+    lk_status st = lk_prover_init(&p, w->checks, err);
+    if (st != LK_OK) return st;
+    for (;;) {
+        uint64_t now;
+        lk_verdict verdict;
+        lk_view *v = lk_store_view_now(s, &now);
+        st = lk_prover_look(&p, v, now, &s->guard, &verdict, err);
+        lk_view_unref(v);
+        if (st == LK_OK && verdict != LK_SAME) st = LK_MISS;
+        if (st != LK_OK) break;
+        st = lock_with_room(s, frame_bytes, time_left(s, started, w->timeout_ns), err);
+        if (st != LK_OK) break;
+        v = lk_store_view_now(s, &now);
+        verdict = lk_prover_settle(&p, v, now);
+        lk_view_unref(v);
+        if (verdict == LK_SAME) break; /* with the lock */
+        lk_lock_release(&s->write_lock);
+        if (verdict == LK_CHANGED) {
+            st = LK_MISS;
+            break;
+        }
+    }
+    lk_prover_deinit(&p);
+    return st;
+}
+
 static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *settings,
                              uint64_t body_bytes, lk_error *err)
 {
+    body_bytes += position_bytes(w);
     uint64_t frame_bytes = lk_frame_bytes(body_bytes);
     if (frame_bytes > LK_SEGMENT_BYTES_MAX - LK_SEGMENT_HEADER_BYTES ||
         w->records > UINT32_MAX / 2) {
@@ -468,12 +487,11 @@ static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *
     }
     bool staged = w->durability == LK_DURABILITY_SYNC;
     lk_status st = wait_for_proof(s, err);
-    if (st == LK_OK) st = lock_with_room(s, frame_bytes, w->timeout_ns, err);
-    if (st != LK_OK) return st;
-    if (w->conditional && changed_since(s, w)) {
-        lk_lock_release(&s->write_lock);
-        return LK_MISS;
+    if (st == LK_OK) {
+        st = w->checks != NULL ? lock_checked(s, w, frame_bytes, err)
+                               : lock_with_room(s, frame_bytes, w->timeout_ns, err);
     }
+    if (st != LK_OK) return st;
     lk_error failure_of = {0};
     st = append(s, w, settings, body_bytes, staged, &failure_of);
     uint64_t generation = s->active->generation;
@@ -488,12 +506,8 @@ static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *
     return staged ? sync_to(s, generation, end, err) : LK_OK;
 }
 
-lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
+static lk_status write_body(lk_store *s, const lk_write *w, lk_error *err)
 {
-    if (w->records == 0) return LK_OK;
-    if (s->options.read_only) {
-        return lk_fail(err, LK_READONLY, 0, s->dir, 0, 0, 0, "the store was opened read-only");
-    }
     if (w->keys != NULL) return write_frame(s, w, NULL, columns_bytes(w), err);
     if (!w->stamp) return write_frame(s, w, NULL, w->body_bytes, err);
     lk_view *v = lk_store_view(s); /* pins the settings */
@@ -501,6 +515,74 @@ lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
     lk_status st = write_frame(s, w, v->settings, bytes, err);
     lk_view_unref(v);
     return st;
+}
+
+/* ---- exactly once ---- */
+
+/* The position of a source as of `*out_moment`. */
+static lk_status position_read(lk_store *s, lk_bytes source, uint64_t *out_moment, bool *out_any,
+                               uint64_t *out_seq, lk_error *err)
+{
+    lk_lookup found;
+    lk_answer answer;
+    lk_block *block;
+    lk_view *v = lk_store_view_now(s, out_moment);
+    *out_any = false;
+    *out_seq = 0;
+    lk_status st = lk_view_fetch(v, &s->guard, LK_TREE_POSITIONS, source.data, source.len,
+                                 lk_hash_key(LK_TREE_POSITIONS, source.data, source.len),
+                                 *out_moment, &found, &answer, &block, err);
+    if (st == LK_OK && found == LK_LOOKUP_VALUE) {
+        if (answer.value.len == sizeof *out_seq) {
+            *out_any = true;
+            *out_seq = lk_load64(answer.value.data);
+        } else {
+            st = lk_fail_corrupt(err, s->dir, 0, sizeof *out_seq, answer.value.len,
+                                 "the position of a source has the wrong length");
+        }
+        lk_block_unref(block);
+    }
+    lk_view_unref(v);
+    return st;
+}
+
+lk_status lk_store_position(lk_store *s, lk_bytes source, bool *out_any, uint64_t *out_seq,
+                            lk_error *err)
+{
+    uint64_t moment;
+    return position_read(s, source, &moment, out_any, out_seq, err);
+}
+
+/* Of writers with the same source one is first; the others look again. */
+static lk_status write_once(lk_store *s, const lk_write *w, lk_error *err)
+{
+    const lk_check check = {.tree = LK_TREE_POSITIONS, .start = w->source};
+    lk_checks checks = {.items = &check, .count = 1};
+    lk_write once = *w;
+    LK_ASSERT(w->checks == NULL);
+    once.checks = &checks;
+    for (;;) {
+        bool any;
+        uint64_t seq;
+        lk_status st = position_read(s, w->source, &checks.moment, &any, &seq, err);
+        if (st != LK_OK) return st;
+        if (any && seq >= w->source_seq) {
+            /* Whoever wrote it may still wait for the disk, and this caller may now forget it. */
+            if (w->durability == LK_DURABILITY_SYNC) st = lk_store_sync(s, err);
+            return st == LK_OK ? LK_MISS : st;
+        }
+        st = write_body(s, &once, err);
+        if (st != LK_MISS) return st;
+    }
+}
+
+lk_status lk_store_write(lk_store *s, const lk_write *w, lk_error *err)
+{
+    if (w->records == 0 && w->source.data == NULL) return LK_OK;
+    if (s->options.read_only) {
+        return lk_fail(err, LK_READONLY, 0, s->dir, 0, 0, 0, "the store was opened read-only");
+    }
+    return w->source.data != NULL ? write_once(s, w, err) : write_body(s, w, err);
 }
 
 /* ---- durability ---- */

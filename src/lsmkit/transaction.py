@@ -1,0 +1,420 @@
+"""Transactions: many reads and writes as one step, optimistic and serializable.
+
+A transaction reads a snapshot and keeps its writes to itself. At commit the store looks whether
+anything that it has read, keys and ranges, was written meanwhile; if not, its writes are applied as
+one frame, else nothing is, and it is a ConflictError. So its effect is that of all its reads and
+writes at the moment of the commit (Kung and Robinson, "On optimistic methods for concurrency
+control", 1981). Nobody waits for a lock, and there are no deadlocks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import ItemsView, MutableMapping, ValuesView
+
+from ._core import core
+from .errors import ClosedError, ConflictError
+from .tree import Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import TypeVar, overload
+
+    from typing_extensions import Self
+
+    from ._core.core import _BytesLike as Buffer
+    from ._core.core import _Durability
+    from .tree import WritableTree
+
+    _T = TypeVar("_T")
+
+__all__ = ["Transaction"]
+
+_PAUSE_MIN, _PAUSE_MAX = 0.0005, 0.05  # seconds between attempts, before chance makes them shorter
+
+
+class _Items(ItemsView[bytes, bytes]):
+    _mapping: Transaction
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._mapping.scan()
+
+
+class _Values(ValuesView[bytes]):
+    _mapping: Transaction
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._mapping.scan_values()
+
+
+class Transaction(MutableMapping[bytes, bytes]):
+    """Reads and writes that take effect together, or not at all; made by `db.transaction()`.
+
+    A mapping of bytes to bytes that sees its own writes over the store as it was when the
+    transaction began. Nothing is visible to others before the commit, which is at the end of the
+    `with` block, and is a ConflictError if what was read was written meanwhile; an exception inside
+    rolls back. `db.run` does the retrying. For one thread.
+
+    Costs a snapshot (2 µs) to begin; a read that of the snapshot and a note of the key; a write an
+    entry in a dict; a commit one frame, and a look at each key and range read if anything was
+    written since. Writes are in memory until then. What was never read is never a conflict, and a
+    transaction that writes nothing always commits.
+    """
+
+    __hash__ = object.__hash__
+
+    _source: WritableTree
+    _snapshot: Snapshot
+    _durability: _Durability | None
+    _timeout: float | None
+    _ended: bool
+    _writes: dict[bytes, bytes | None]  # None: deleted
+    _ttls: dict[bytes, float]  # of some of them, in seconds
+    _sorted: list[bytes] | None  # the keys of _writes, as long as no key comes
+    _keys: set[bytes]  # that were read
+    _ranges: list[list[bytes | None]]  # [lower, upper or None] that scans have passed
+
+    def __init__(self) -> None:
+        raise TypeError("Transaction is made by transaction() of a store")
+
+    @classmethod
+    def _begin(
+        cls, source: WritableTree, durability: _Durability | None, timeout: float | None
+    ) -> Self:
+        core.check_writing(source, durability, timeout)
+        self = cls.__new__(cls)
+        self._source = source
+        self._snapshot = source.snapshot()
+        self._durability = durability
+        self._timeout = timeout
+        self._ended = False
+        self._writes = {}
+        self._ttls = {}
+        self._sorted = None
+        self._keys = set()
+        self._ranges = []
+        return self
+
+    # --- Reading.
+
+    if TYPE_CHECKING:
+
+        @overload
+        def get(self, key: Buffer, default: None = None) -> bytes | None: ...
+        @overload
+        def get(self, key: Buffer, default: _T) -> bytes | _T: ...
+        def get(self, key: Buffer, default: object = None) -> object: ...
+    else:
+
+        def get(self, key, default=None):
+            """The value of `key`, or `default` when there is none; its own writes are seen."""
+            value = self._find(core.key_bytes(key))
+            return default if value is None else value
+
+    def get_many(self, keys: list[Buffer] | tuple[Buffer, ...]) -> list[bytes | None]:
+        """The values of many keys, None where there is none."""
+        return [self._find(core.key_bytes(key)) for key in keys]
+
+    def __getitem__(self, key: Buffer) -> bytes:
+        value = self._find(core.key_bytes(key))
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return self._find(core.key_bytes(key)) is not None
+
+    def scan(
+        self,
+        start: Buffer | None = None,
+        stop: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        include_start: bool = True,
+        include_stop: bool = False,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs in key order, as the `scan` of a store, its own writes among them.
+
+        It sees the writes that were made before it began. What it has passed counts as read: also
+        that there was no other key, so that a key which somebody puts there is a conflict. A scan
+        that is left early has read up to where it was left.
+        """
+        lower, upper = core.range_bytes(start, stop, prefix, include_start, include_stop)
+        self._check()
+        own = self._own(lower, upper)
+        rows = self._snapshot.scan(lower, upper, reverse=reverse)
+        if reverse:
+            own.reverse()
+            return self._scan_backwards(rows, own, lower, upper)
+        return self._scan_forwards(rows, own, lower, upper)
+
+    def scan_keys(
+        self,
+        start: Buffer | None = None,
+        stop: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        include_start: bool = True,
+        include_stop: bool = False,
+    ) -> Iterator[bytes]:
+        """The keys alone; otherwise as `scan`."""
+        pairs = self.scan(
+            start,
+            stop,
+            prefix=prefix,
+            reverse=reverse,
+            include_start=include_start,
+            include_stop=include_stop,
+        )
+        return (key for key, _ in pairs)
+
+    def scan_values(
+        self,
+        start: Buffer | None = None,
+        stop: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        include_start: bool = True,
+        include_stop: bool = False,
+    ) -> Iterator[bytes]:
+        """The values alone, in the order of their keys; otherwise as `scan`."""
+        pairs = self.scan(
+            start,
+            stop,
+            prefix=prefix,
+            reverse=reverse,
+            include_start=include_start,
+            include_stop=include_stop,
+        )
+        return (value for _, value in pairs)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.scan_keys()
+
+    def __reversed__(self) -> Iterator[bytes]:
+        return self.scan_keys(reverse=True)
+
+    def __len__(self) -> int:
+        """How many keys there are: O(n), and all of them count as read."""
+        return sum(1 for _ in self.scan())
+
+    def __bool__(self) -> bool:
+        for _ in self.scan():
+            return True
+        return False
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        return _Values(self)
+
+    # --- Writing.
+
+    def put(self, key: Buffer, value: Buffer, *, ttl: float | None = None) -> None:
+        """Stores `value` under `key` when the transaction commits, for `ttl` seconds from then."""
+        checked = core.key_bytes(key)
+        self._write(checked, core.value_bytes(value), ttl)
+
+    def delete(self, key: Buffer) -> None:
+        """Removes `key` when the transaction commits; no error when it is not there."""
+        self._write(core.key_bytes(key), None)
+
+    def __setitem__(self, key: Buffer, value: Buffer) -> None:
+        self._write(core.key_bytes(key), core.value_bytes(value))
+
+    def __delitem__(self, key: Buffer) -> None:
+        checked = core.key_bytes(key)
+        if self._find(checked) is None:
+            raise KeyError(key)
+        self._write(checked, None)
+
+    # --- Its end.
+
+    def commit(self) -> None:
+        """Applies the writes, all at once, and ends the transaction.
+
+        ConflictError: something that was read was written since the transaction began; nothing was
+        applied. Busy: there was no room within `timeout`; nothing was applied, and it may be
+        committed again.
+        """
+        self._check()
+        if not self._writes:
+            self.rollback()
+            return
+        batch = core.WriteBatch()
+        for key, value in self._writes.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value, ttl=self._ttls.get(key))
+        ranges = tuple([(lower, upper) for lower, upper in self._ranges])
+        reads = ((self._source, tuple(self._keys), ranges),)
+        done = core.commit(
+            self._source, batch, self._snapshot, reads, self._durability, self._timeout
+        )
+        self.rollback()
+        if not done:
+            raise ConflictError("what the transaction has read was written by another meanwhile")
+
+    def rollback(self) -> None:
+        """Forgets the writes and ends the transaction; nothing happens if it has ended."""
+        self._ended = True
+        self._writes = {}
+        self._ttls = {}
+        self._sorted = None
+        self._keys = set()
+        self._ranges = []
+        self._snapshot.close()
+
+    def __enter__(self) -> Self:
+        self._check()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and not self._ended:
+                self.commit()
+        finally:
+            self.rollback()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else f"{len(self._writes)} keys written"
+        return f"<lsmkit.Transaction on {self._source.path!r}, {state}>"
+
+    # --- How.
+
+    def _check(self) -> None:
+        if self._ended:
+            raise ClosedError("the transaction has ended")
+
+    def _find(self, key: bytes) -> bytes | None:
+        if key in self._writes:
+            return self._writes[key]
+        self._check()
+        value = self._snapshot.get(key)
+        self._keys.add(key)
+        return value
+
+    def _write(self, key: bytes, value: bytes | None, ttl: float | None = None) -> None:
+        self._check()
+        if ttl is not None:
+            core.check_ttl(ttl)
+            self._ttls[key] = ttl
+        elif self._ttls:
+            self._ttls.pop(key, None)
+        if key not in self._writes:
+            self._sorted = None
+        self._writes[key] = value
+
+    def _own(self, lower: bytes, upper: bytes | None) -> list[tuple[bytes, bytes | None]]:
+        """Its writes in a range, in key order."""
+        if not self._writes:
+            return []
+        if self._sorted is None:
+            self._sorted = sorted(self._writes)
+        keys = self._sorted
+        low = bisect_left(keys, lower)
+        high = len(keys) if upper is None else bisect_left(keys, upper)
+        return [(key, self._writes[key]) for key in keys[low:high]]
+
+    def _scan_forwards(
+        self,
+        rows: Iterator[tuple[bytes, bytes]],
+        own: list[tuple[bytes, bytes | None]],
+        lower: bytes,
+        upper: bytes | None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        self._check()
+        read: list[bytes | None] = [lower, lower]
+        self._ranges.append(read)
+        for key, value in _overlaid(rows, own, reverse=False):
+            read[1] = key + b"\0"
+            yield key, value
+            self._check()
+        read[1] = upper
+
+    def _scan_backwards(
+        self,
+        rows: Iterator[tuple[bytes, bytes]],
+        own: list[tuple[bytes, bytes | None]],
+        lower: bytes,
+        upper: bytes | None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        self._check()
+        read: list[bytes | None] = [lower, lower]  # nothing, until the first row
+        self._ranges.append(read)
+        for key, value in _overlaid(rows, own, reverse=True):
+            read[0], read[1] = key, upper
+            yield key, value
+            self._check()
+        read[0], read[1] = lower, upper
+
+
+def _overlaid(
+    rows: Iterator[tuple[bytes, bytes]],
+    own: list[tuple[bytes, bytes | None]],
+    *,
+    reverse: bool,
+) -> Iterator[tuple[bytes, bytes]]:
+    """Two sorted lists as one, where the second says what holds for keys in both."""
+    if not own:
+        yield from rows
+        return
+    at = 0
+    for row in rows:
+        key = row[0]
+        while at < len(own) and (own[at][0] > key if reverse else own[at][0] < key):
+            mine, value = own[at]
+            if value is not None:
+                yield mine, value
+            at += 1
+        if at < len(own) and own[at][0] == key:
+            value = own[at][1]
+            if value is not None:
+                yield key, value
+            at += 1
+        else:
+            yield row
+    for mine, value in own[at:]:
+        if value is not None:
+            yield mine, value
+
+
+def run(
+    source: WritableTree,
+    work: Callable[[Transaction], _T],
+    retries: int,
+    durability: _Durability | None,
+    timeout: float | None,
+) -> _T:
+    """See WritableTree.run."""
+    if retries < 0:
+        raise ValueError(f"retries is {retries}; it must be 0 or more")
+    for attempt in range(retries + 1):
+        try:
+            with source.transaction(durability=durability, timeout=timeout) as t:
+                return work(t)
+        except ConflictError:
+            if attempt == retries:
+                raise
+        _pause(attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _pause(attempt: int) -> None:
+    """Between attempts: longer each time, and by chance, so that rivals do not meet again."""
+    from random import random
+    from time import sleep
+
+    sleep(random() * min(_PAUSE_MIN * 2**attempt, _PAUSE_MAX))
