@@ -223,12 +223,12 @@ static lk_status segment_protect(lk_store *s, lk_segment *segment, lk_error *err
     return lk_env_protect(s->env, segment->base, segment->memory_bytes, err);
 }
 
-/* Readers take what is proved without a lock from then on. */
+/* Readers take what is proved without a lock from then on. A write may have installed such a view
+ * already. */
 static lk_status segments_prove(lk_store *s, const lk_view *v, lk_error *err)
 {
     lk_status st = lk_view_prove(v, err);
-    if (st != LK_OK || !v->unproved) return st;
-    st = lk_store_install(s, NULL, 0, NULL, err);
+    if (st == LK_OK && v->unproved) st = lk_store_install(s, NULL, 0, NULL, err);
     if (st == LK_OK) atomic_store(&s->unproved, false);
     return st;
 }
