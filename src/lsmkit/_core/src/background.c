@@ -724,12 +724,15 @@ static void *keeper_main(void *arg)
 {
     lk_store *s = arg;
     uint64_t next_sync = lk_env_now_ns(s->env), written = 0;
-    bool idle = false, rested = true;
-    /* What opening has put off. A file that cannot be removed is tried again at the next opening, and
-     * a manifest that cannot be written says so to the next edit. */
-    (void)lk_store_settle(s, NULL);
+    bool idle = false, rested = true, settled = false;
     for (;;) {
         uint64_t seen = lk_event_generation(&s->keeper_event);
+        if (!settled && !atomic_load(&s->unproved)) {
+            /* What opening has put off. A file that cannot be removed is tried again at the next
+             * opening, and a manifest that cannot be written says so to the next edit. */
+            (void)lk_store_settle(s, NULL);
+            settled = true;
+        }
         pthread_mutex_lock(&s->queue_mutex);
         bool stopping = s->stopping;
         pthread_mutex_unlock(&s->queue_mutex);

@@ -11,6 +11,9 @@
 #include "frame.h"
 
 #define AHEAD 16u /* slots fetched ahead of their use */
+/* Pieces that are indexed together. The first touch of the index costs more than the proof of a piece:
+ * 2 ms for fresh pages. Until then keys are looked for among the tags. */
+#define LAG_PIECES 8u
 
 typedef enum proof_state { PROOF_OPEN, PROOF_DONE, PROOF_FAILED } proof_state;
 
@@ -38,11 +41,13 @@ struct lk_proof {
 
     lk_lock lock;
     /* guarded by lock */
-    uint32_t *tails;  /* by slot: the oldest record of the chain */
-    joint front;      /* the index holds what is behind it */
-    uint32_t indexed; /* pieces that are in the index, from the last one */
-    uint32_t proved;  /* pieces, of all */
-    bool broken;      /* the next piece is damaged, or is none */
+    uint32_t *tails; /* by slot: the oldest record of the chain */
+    joint front;     /* what is behind it is one chain to the end */
+    uint32_t joined; /* pieces that are part of that, from the last one */
+    uint32_t lag;    /* of those, pieces that are not in the index yet */
+    uint32_t linked; /* records from this one on are */
+    uint32_t proved; /* pieces, of all */
+    bool broken;     /* the next piece is damaged, or is none */
     lk_error failure;
     piece pieces[];
 };
@@ -98,6 +103,7 @@ lk_status lk_proof_new(lk_segment *s, uint32_t first_link, uint32_t piece_bytes,
     p->piece_count = n;
     p->first = (joint){LK_SEGMENT_HEADER_BYTES, 0, first_link};
     p->last = p->front = (joint){s->position, s->count, s->link};
+    p->linked = s->count;
     for (uint32_t i = 0; i < n; i++) {
         p->pieces[i].from = i == 0 ? LK_SEGMENT_HEADER_BYTES : i * piece_bytes;
         p->pieces[i].to = i + 1 == n ? s->position : (i + 1) * piece_bytes;
@@ -178,16 +184,18 @@ static void piece_prove(lk_proof *p, piece *x)
 
 /* ---- the index ---- */
 
-static void index_records(lk_proof *p, uint32_t from, uint32_t to)
+static void index_from(lk_proof *p, uint32_t from)
 {
     lk_index *x = &p->segment->index;
-    for (uint32_t o = to; o-- > from;) {
+    for (uint32_t o = p->linked; o-- > from;) {
         if (o >= from + AHEAD) {
             lk_index_prefetch(x, p->tags[o - AHEAD]);
             __builtin_prefetch(&p->tails[lk_index_home(x, p->tags[o - AHEAD])], 1);
         }
         lk_index_link_older(x, p->tags[o], o, p->tails);
     }
+    p->linked = from;
+    p->lag = 0;
 }
 
 /* Whether what ends at `a` goes on at `b`, behind the padding of a sync perhaps. */
@@ -212,7 +220,8 @@ static void walk_all(lk_proof *p)
     lk_error none;
     if (walk(p, s->position, &at) && joins(at, p->last) &&
         lk_index_clear(&s->index, s->count, &none) == LK_OK) {
-        index_records(p, 0, s->count);
+        p->linked = s->count;
+        index_from(p, 0);
         proof_close(p, PROOF_DONE);
         return;
     }
@@ -224,21 +233,23 @@ static void walk_all(lk_proof *p)
     proof_close(p, PROOF_FAILED);
 }
 
-/* Takes into the index what is proved and goes on where the index begins; ends the proof when every
- * piece is done, and nobody else writes into its arrays. The lock is held. */
-static void index_proved(lk_proof *p)
+/* Joins to the chain what is proved, and indexes it; ends the proof when every piece is done, and nobody
+ * else writes into its arrays. The lock is held. */
+static void join_proved(lk_proof *p)
 {
-    while (!p->broken && p->indexed < p->piece_count) {
-        piece *x = &p->pieces[p->piece_count - 1 - p->indexed];
+    while (!p->broken && p->joined < p->piece_count) {
+        piece *x = &p->pieces[p->piece_count - 1 - p->joined];
         if (!x->proved) break;
-        p->indexed++;
+        p->joined++;
         if (!x->any) continue; /* in the middle of a large frame */
         p->broken = !x->whole || !joins(x->end, p->front);
         if (p->broken) break;
-        index_records(p, x->begin.ordinal, x->end.ordinal);
         p->front = x->begin;
+        p->lag++;
     }
-    if (p->proved < p->piece_count) return;
+    bool is_last = p->proved == p->piece_count;
+    if (is_last || p->lag >= LAG_PIECES) index_from(p, p->front.ordinal);
+    if (!is_last) return;
     if (!p->broken && joins(p->first, p->front)) {
         proof_close(p, PROOF_DONE);
     } else {
@@ -259,7 +270,7 @@ static bool step(lk_proof *p)
     lk_lock_acquire(&p->lock);
     x->proved = true;
     p->proved++;
-    index_proved(p);
+    join_proved(p);
     lk_lock_release(&p->lock);
     lk_event_broadcast(&p->changed);
     return true;
@@ -291,6 +302,22 @@ lk_status lk_proof_finish(lk_segment *s, lk_error *err)
     return p == NULL ? LK_OK : result(p, err);
 }
 
+/* The newest of the first `visible` records with that key, among those that are proved. */
+static bool find_proved(const lk_proof *p, uint32_t tree, const uint8_t *key, size_t key_len,
+                        uint64_t hash, uint32_t visible, lk_record *out, uint32_t *out_ordinal)
+{
+    const lk_segment *s = p->segment;
+    uint32_t tag = lk_index_tag(hash), o = visible < p->linked ? visible : p->linked;
+    if (lk_segment_find(s, tree, key, key_len, hash, visible, out, out_ordinal)) return true;
+    while (o > p->front.ordinal) { /* none when the proof is over: then the tags are gone */
+        if (p->tags[--o] != tag) continue;
+        *out = lk_segment_record(s, o);
+        *out_ordinal = o;
+        if (out->tree == tree && lk_bytes_equal(out->key, out->key_len, key, key_len)) return true;
+    }
+    return false;
+}
+
 lk_status lk_proof_find(lk_segment *s, uint32_t tree, const uint8_t *key, size_t key_len,
                         uint64_t hash, uint32_t visible, bool *out_found, lk_record *out,
                         uint32_t *out_ordinal, lk_error *err)
@@ -301,7 +328,7 @@ lk_status lk_proof_find(lk_segment *s, uint32_t tree, const uint8_t *key, size_t
         uint64_t seen = lk_event_generation(&p->changed);
         lk_lock_acquire(&p->lock);
         bool is_over = atomic_load_explicit(&p->state, memory_order_acquire) != PROOF_OPEN;
-        *out_found = lk_segment_find(s, tree, key, key_len, hash, visible, out, out_ordinal);
+        *out_found = find_proved(p, tree, key, key_len, hash, visible, out, out_ordinal);
         lk_lock_release(&p->lock);
         /* Of a damaged segment what is behind the damage was proved as well. */
         if (*out_found) return LK_OK;

@@ -11,15 +11,14 @@
  *                                  <- proved and indexed, from the end backwards
  *
  * A piece begins at the first whole frame in it, which is searched for, so that pieces are proved in
- * any order and by several threads. They are indexed from the newest to the oldest, each when it is
- * known to go on where the one behind it begins. So a key that is found was proved, and is its newest
- * version, long before all of the segment is.
+ * any order and by several threads. They are joined from the newest to the oldest, each when it is known
+ * to go on where the one behind it begins, and indexed some at a time. So a key that is found was
+ * proved, and is its newest version, long before all of the segment is.
  *
  * Owns      lk_proof belongs to its segment.
  * Callers   recover.c makes it; view.c, flush.c and write.c need it done.
  * Threads   any; `lock` guards the index until the segment is proved.
- * Always    until then the index holds the records from `indexed` on, and nothing else of the segment
- *           may be touched but through here.
+ * Always    until then nothing of the segment may be touched but through here.
  * Errors    LK_CORRUPT with the place where the log breaks off; the same again for who comes later.
  */
 #ifndef LK_PROVE_H

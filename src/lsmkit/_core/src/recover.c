@@ -324,7 +324,7 @@ static lk_status end_adopt(const recovery *r, log_file *f, bool *out_done, lk_er
     frame_adopt(f, &frame);
     /* A process may be killed between a frame and its mark. */
     while (chain_next(f, &frame)) frame_adopt(f, &frame);
-    uint32_t piece = (uint32_t)lk_align_up(r->late_min / 4, 8);
+    uint32_t piece = (uint32_t)lk_align_up(r->late_min / 16, 8);
     lk_status st = lk_proof_new(s, f->header.link, piece, err);
     if (st != LK_OK) return st;
     publish(s);
