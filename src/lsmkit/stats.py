@@ -68,7 +68,7 @@ class Writes(_Counted):
     """What came in."""
 
     records: int
-    """Puts and deletes."""
+    """Puts, deletes and operands."""
     frames: int
     """Writes that were atomic by themselves: a single put is one, and a batch is one."""
     bytes: int

@@ -63,7 +63,8 @@ class Table:
     seq_min: int
     seq_max: int
     expired: int
-    """Rows past their deadline, estimated from the first and the last deadline."""
+    """Rows past their deadline, estimated from the first and the last deadline. Merging need not
+    end all of them: in a tree with a merge operator a newer operand may have renewed a row."""
 
     def __init__(self, raw: RawTable) -> None:
         (

@@ -1,5 +1,5 @@
 /* test_store_fold.c: deadlines and operands in a store: what is read is what was written, whatever was
- * flushed, compacted or read back from the log, and whenever.
+ * flushed, compacted, lost with the power or read back from the log, and whenever.
  *
  * A model keeps every write that was ever made, with its time, and evaluates it by the definition at
  * the head of fold.h. Random work with tiny segments on a simulated machine, whose clock the test
@@ -298,6 +298,29 @@ static void check_everything(rig *r)
 
 /* ---- the work ---- */
 
+/* What a power cut leaves is a prefix of the writes, and the model is cut to it. */
+static void end_and_reopen(rig *r)
+{
+    uint64_t last;
+    switch (lk_test_below(r->rng, 3)) {
+    case 0:
+        store_kill(r->sim, r->s);
+        break;
+    case 1:
+        if (lk_test_below(r->rng, 2) == 0) store_sync(r->s);
+        lk_sim_power_cut(r->sim, LK_SIM_RANDOM, lk_test_rand(r->rng));
+        store_abandon(r->s);
+        break;
+    default:
+        store_close(r->s);
+        break;
+    }
+    r->s = store_open(r->sim, &r->options);
+    lk_view_unref(lk_store_view_now(r->s, &last));
+    CHECK(last <= r->m->count);
+    r->m->count = (uint32_t)last;
+}
+
 static void one_step(rig *r)
 {
     lk_error err;
@@ -322,12 +345,7 @@ static void one_step(rig *r)
         break;
     case 4:
         drop_snapshots(r);
-        if (lk_test_below(r->rng, 2) == 0) {
-            store_kill(r->sim, r->s);
-        } else {
-            store_close(r->s);
-        }
-        r->s = store_open(r->sim, &r->options);
+        end_and_reopen(r);
         break;
     default:
         rig_write_some(r);

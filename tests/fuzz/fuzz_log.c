@@ -35,7 +35,7 @@ static uint64_t body_sum(const uint8_t *base, uint32_t at, uint32_t end, uint64_
         if (n > end - at) break;
         lk_record r = lk_record_at(base + at);
         lk_kind kind = (lk_kind)(head >> 16 & 0xFF);
-        if (kind == LK_KIND_PUT || kind == LK_KIND_DELETE) {
+        if (lk_kind_is_known(kind)) {
             sum += lk_record_hash(&r, lk_hash_key(r.tree, r.key, r.key_len), nonce, at);
         }
         at += (uint32_t)n;
