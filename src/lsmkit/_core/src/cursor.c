@@ -297,6 +297,7 @@ static lk_status next_span(lk_cursor *c, bool stay, bool *out_any, lk_error *err
 typedef struct piece {
     const lk_block *block; /* NULL: `row` */
     uint32_t first, count;
+    uint32_t head; /* bytes of each value that are none of it */
     lk_pair row;
 } piece;
 
@@ -305,9 +306,31 @@ static inline bool is_plain(const lk_cursor *c, const lk_block *b, uint32_t row)
     return lk_block_seq(b, row) <= c->seq && lk_block_kind(b, row) == LK_KIND_PUT;
 }
 
-static inline bool is_hidden(const lk_cursor *c, const lk_block *b, uint32_t row)
+/* A put with a deadline, which is over (`is_over`) or not. */
+static bool is_until(lk_cursor *c, const lk_block *b, uint32_t row, bool is_over)
 {
-    return lk_block_seq(b, row) > c->seq || lk_block_kind(b, row) == LK_KIND_DELETE;
+    if (lk_block_kind(b, row) != LK_KIND_PUT_UNTIL || lk_block_seq(b, row) > c->seq) return false;
+    uint64_t deadline = lk_kind_deadline(LK_KIND_PUT_UNTIL, lk_block_value(b, row).data);
+    return is_over == (deadline <= lk_fold_now(&c->fold));
+}
+
+static inline bool is_hidden(lk_cursor *c, const lk_block *b, uint32_t row)
+{
+    return lk_block_seq(b, row) > c->seq || lk_block_kind(b, row) == LK_KIND_DELETE ||
+           is_until(c, b, row, true);
+}
+
+/* Whether the row goes with others that have such a head: none, or that of a put with a deadline. */
+static inline bool goes_with(lk_cursor *c, const lk_block *b, uint32_t row, uint32_t head)
+{
+    return head == 0 ? is_plain(c, b, row) : is_until(c, b, row, false);
+}
+
+/* The head of the rows that `row`, which is not hidden, goes with. */
+static inline uint32_t head_of(const lk_block *b, uint32_t row)
+{
+    lk_kind kind = lk_block_kind(b, row);
+    return kind == LK_KIND_PUT_UNTIL ? lk_kind_head_bytes(kind) : 0;
 }
 
 /* A version of a key. */
@@ -370,7 +393,7 @@ static taken take_single(lk_cursor *c, piece *out)
     if (row.seq > c->seq) return TAKEN_NONE;
     c->decided = true;
     if (row.kind == LK_KIND_DELETE) return TAKEN_NONE;
-    *out = (piece){span->block, span->first, 1, {row.key, row.value}};
+    *out = (piece){span->block, span->first, 1, 0, {row.key, row.value}};
     return row.kind == LK_KIND_PUT ? TAKEN_ROWS : TAKEN_SPECIAL;
 }
 
@@ -382,23 +405,23 @@ static taken take_several(lk_cursor *c, uint32_t max, piece *out)
     if (c->reverse) { /* [first, first + left) are to come, from the end */
         uint32_t end = first + left;
         while (end > first && is_hidden(c, b, end - 1)) end--;
-        uint32_t from = end;
-        while (from > first && end - from < max && is_plain(c, b, from - 1)) from--;
+        uint32_t from = end, head = end > first ? head_of(b, end - 1) : 0;
+        while (from > first && end - from < max && goes_with(c, b, from - 1, head)) from--;
         c->span_left = from - first;
-        *out = (piece){.block = b, .first = from, .count = end - from};
+        *out = (piece){.block = b, .first = from, .count = end - from, .head = head};
         special = from - 1;
     } else { /* the last `left` rows are to come */
         uint32_t end = first + c->span.count, from = end - left;
         while (from < end && is_hidden(c, b, from)) from++;
-        uint32_t to = from;
-        while (to < end && to - from < max && is_plain(c, b, to)) to++;
+        uint32_t to = from, head = from < end ? head_of(b, from) : 0;
+        while (to < end && to - from < max && goes_with(c, b, to, head)) to++;
         c->span_left = end - to;
-        *out = (piece){.block = b, .first = from, .count = to - from};
+        *out = (piece){.block = b, .first = from, .count = to - from, .head = head};
         special = to;
     }
     if (LK_LIKELY(out->count > 0)) return TAKEN_ROWS;
     if (c->span_left == 0) return TAKEN_NONE;
-    /* The first that is not hidden is no plain put. */
+    /* The first that is not hidden is an operand. */
     c->span_left--;
     out->first = special;
     out->count = 1;
@@ -413,6 +436,7 @@ static inline void take_clean(lk_cursor *c, uint32_t max, piece *out)
     c->decided = true; /* older versions, which can come only where the span is one row */
     c->span_left = left - n;
     out->block = span->block;
+    out->head = 0;
     out->first = c->reverse ? span->first + left - n : span->first + span->count - left;
     out->count = n;
 }
@@ -513,6 +537,12 @@ static lk_status cursor_failed(const lk_cursor *c, lk_error *err)
 
 /* ---- rows ---- */
 
+static lk_pair pair_of(const piece *p, uint32_t row)
+{
+    lk_bytes value = lk_block_value(p->block, row);
+    return (lk_pair){lk_block_key(p->block, row), {value.data + p->head, value.len - p->head}};
+}
+
 static void piece_pairs(const lk_cursor *c, const piece *p, lk_pair *out)
 {
     const lk_block *b = p->block;
@@ -520,10 +550,9 @@ static void piece_pairs(const lk_cursor *c, const piece *p, lk_pair *out)
         *out = p->row;
     } else if (c->reverse) {
         for (uint32_t i = 0; i < p->count; i++) {
-            uint32_t row = p->first + p->count - 1 - i;
-            out[i] = (lk_pair){lk_block_key(b, row), lk_block_value(b, row)};
+            out[i] = pair_of(p, p->first + p->count - 1 - i);
         }
-    } else if (b->key_offsets == NULL && b->value_offsets == NULL) {
+    } else if (b->key_offsets == NULL && b->value_offsets == NULL && p->head == 0) {
         size_t key_width = b->key_width, value_width = b->value_width;
         const uint8_t *key = b->keys + p->first * key_width;
         const uint8_t *value = b->values + p->first * value_width;
@@ -534,7 +563,7 @@ static void piece_pairs(const lk_cursor *c, const piece *p, lk_pair *out)
         }
     } else {
         for (uint32_t i = 0; i < p->count; i++) {
-            out[i] = (lk_pair){lk_block_key(b, p->first + i), lk_block_value(b, p->first + i)};
+            out[i] = pair_of(p, p->first + i);
         }
     }
 }
@@ -617,30 +646,33 @@ static void offsets_begin(int64_t *offsets, int64_t *width, size_t rows)
 }
 
 /* One column of a piece: rows [first, first + count) stand side by side at `base`, each `width`
- * bytes, or where `offsets` say. */
+ * bytes behind a head, or where `offsets` say. */
 typedef struct part {
     const uint8_t *base;
     const uint32_t *offsets;
-    uint32_t width, first, count;
+    uint32_t width, head, first, count;
     bool reverse;
 } part;
 
 static inline lk_bytes part_row(const part *p, uint32_t i)
 {
     uint32_t row = p->reverse ? p->first + p->count - 1 - i : p->first + i;
-    if (p->offsets == NULL) return (lk_bytes){p->base + (size_t)row * p->width, p->width};
-    return (lk_bytes){p->base + p->offsets[row], p->offsets[row + 1] - p->offsets[row]};
+    if (p->offsets == NULL) {
+        return (lk_bytes){p->base + (size_t)row * (p->head + p->width) + p->head, p->width};
+    }
+    uint32_t from = p->offsets[row] + p->head;
+    return (lk_bytes){p->base + from, p->offsets[row + 1] - from};
 }
 
 static inline size_t part_bytes(const part *p)
 {
     if (p->offsets == NULL) return (size_t)p->count * p->width;
-    return p->offsets[p->first + p->count] - p->offsets[p->first];
+    return p->offsets[p->first + p->count] - p->offsets[p->first] - (size_t)p->count * p->head;
 }
 
 static void copy_bytes(uint8_t *to, const part *p, size_t bytes)
 {
-    if (LK_LIKELY(!p->reverse || p->count == 1)) {
+    if (LK_LIKELY(p->head == 0 && (!p->reverse || p->count == 1))) {
         size_t from = p->offsets == NULL ? (size_t)p->first * p->width : p->offsets[p->first];
         if (bytes > 0) memcpy(to, p->base + from, bytes);
         return;
@@ -682,12 +714,13 @@ static lk_status piece_append(const lk_cursor *c, const piece *p, lk_columns_out
     const lk_block *b = p->block;
     part keys, values;
     if (b == NULL) {
-        keys = (part){p->row.key.data, NULL, (uint32_t)p->row.key.len, 0, 1, false};
-        values = (part){p->row.value.data, NULL, (uint32_t)p->row.value.len, 0, 1, false};
+        keys = (part){p->row.key.data, NULL, (uint32_t)p->row.key.len, 0, 0, 1, false};
+        values = (part){p->row.value.data, NULL, (uint32_t)p->row.value.len, 0, 0, 1, false};
     } else {
-        keys = (part){b->keys, b->key_offsets, b->key_width, p->first, p->count, c->reverse};
+        uint32_t width = b->value_offsets == NULL ? b->value_width - p->head : 0;
+        keys = (part){b->keys, b->key_offsets, b->key_width, 0, p->first, p->count, c->reverse};
         values =
-            (part){b->values, b->value_offsets, b->value_width, p->first, p->count, c->reverse};
+            (part){b->values, b->value_offsets, width, p->head, p->first, p->count, c->reverse};
     }
     bool fixed = keys.offsets == NULL && values.offsets == NULL &&
                  (out->rows == 0 || (out->key_width == (int64_t)keys.width &&
