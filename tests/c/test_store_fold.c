@@ -413,6 +413,22 @@ LK_TEST(a_row_that_was_renewed_in_the_log_does_not_leave_the_tables)
     rig_free(&r);
 }
 
+LK_TEST(what_is_not_proved_yet_may_have_renewed_any_row)
+{
+    uint64_t rng = lk_test_seed(), hash = lk_hash_key(RENEWED, (const uint8_t *)"k99", 3);
+    rig r = rig_new(&rng, true);
+    rig_write(&r, RENEWED, 1, LK_KIND_PUT, 1000000);
+    lk_view *v = lk_store_view(r.s);
+    lk_view *copy = lk_view_new(v->segments, v->segment_count, v->version, v->settings);
+    CHECK(copy != NULL);
+    CHECK(!lk_view_has_newer(copy, 0, RENEWED, (const uint8_t *)"k99", 3, hash));
+    copy->unproved = true;
+    CHECK(lk_view_has_newer(copy, 0, RENEWED, (const uint8_t *)"k99", 3, hash));
+    lk_view_unref(copy);
+    lk_view_unref(v);
+    rig_free(&r);
+}
+
 LK_TEST(operands_become_one_row_where_nothing_is_older)
 {
     uint64_t rng = lk_test_seed();

@@ -114,6 +114,7 @@ static bool segments_get(const lk_view *v, uint32_t tree, const uint8_t *key, si
 bool lk_view_has_newer(const lk_view *v, uint64_t generation, uint32_t tree, const uint8_t *key,
                        size_t key_len, uint64_t hash)
 {
+    if (v->unproved) return true;
     for (uint32_t i = 0; i < v->segment_count && v->segments[i]->generation > generation; i++) {
         uint32_t visible = lk_segment_visible(v->segments[i], LK_SEQ_MAX), ordinal;
         lk_record r;

@@ -53,7 +53,8 @@ typedef struct lk_answer {
 lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
                       uint64_t hash, uint64_t seq, lk_answer *out);
 
-/* Whether a segment younger than `generation` holds a version of the key. */
+/* Whether a segment younger than `generation` holds a version of the key, or may, because it is not
+ * proved yet. */
 bool lk_view_has_newer(const lk_view *v, uint64_t generation, uint32_t tree, const uint8_t *key,
                        size_t key_len, uint64_t hash);
 
