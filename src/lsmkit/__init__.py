@@ -28,6 +28,7 @@ from .errors import (
     StoreExistsError,
     StoreNotFoundError,
 )
+from .housekeeping import destroy
 from .options import Options
 from .stats import Stats
 from .transaction import Transaction
@@ -62,6 +63,7 @@ __all__ = [
     "compaction",
     "dbm",
     "decode_key",
+    "destroy",
     "encode_key",
     "encode_keys",
     "open",

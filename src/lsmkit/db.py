@@ -11,6 +11,7 @@ from _weakref import ref
 from ._core import core
 from .compaction.scheduler import Coordinator
 from .errors import CorruptionError, Error, StoreNotFoundError
+from .housekeeping import directory_of
 from .options import Options
 from .stats import Stats, shape_of
 from .tree import WritableTree
@@ -190,6 +191,22 @@ class DB(WritableTree):
         return self
 
     # --- Reports.
+
+    def checkpoint(self, path: Path) -> None:
+        """Makes a store of its own at `path`, with everything acknowledged before the call.
+
+        Tables are hard-linked (copied where the file system cannot), so it takes little time and
+        space however large the store is; what the log holds is flushed first. It is on the disk
+        when this returns, and a crash leaves at `path` what was there, or all of it. Writers and
+        readers go on meanwhile.
+
+        `path` is new, an empty directory, or an older checkpoint of this store: then only what is
+        new is added, and whoever opens it finds the old state or the new one. Anything else there
+        is a StoreExistsError, a checkpoint that is open a LockedError, and nothing is changed. A
+        checkpoint that was opened to be written is a store of its own from then on. A handle that
+        was opened read-only is a ReadOnlyError: it cannot flush the log.
+        """
+        core.checkpoint(self._handle, directory_of(path))
 
     def stats(self) -> Stats:
         """Counts, sizes and amplification; costs a walk over the tables' names, no disk."""

@@ -153,6 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.positions: dict[str, int] = {}
         self.transactions: list[tuple[lsmkit.Transaction, Own]] = []
         self.had_snapshot = False
+        self.may_renew = True  # the checkpoint, if there is one
         self.db: lsmkit.DB
 
     @initialize(options=options)
@@ -554,6 +555,21 @@ class StoreMachine(RuleBasedStateMachine):
     def read_beside(self) -> None:
         with lsmkit.open(self.path, read_only=True) as reader:
             assert list(reader.items()) == sorted(self.model.items())
+
+    @rule(onto=st.booleans(), write=st.booleans())
+    def checkpoint(self, onto: bool, write: bool) -> None:
+        """Over the one before, or a new one; which is looked at, and perhaps written to, so that
+        it is no checkpoint any more."""
+        copy = os.path.join(self.folder, "copy")
+        if os.path.exists(copy) and not (onto and self.may_renew):
+            lsmkit.destroy(copy)
+        self.db.checkpoint(copy)
+        self.may_renew = not write
+        with lsmkit.open(copy, read_only=not write) as made:
+            assert list(made.items()) == sorted(self.model.items())
+            assert made.verify().ok
+            if write:
+                made.clear()
 
     @rule(options=st.one_of(st.just({}), options), verify=st.booleans())
     def reopen(self, options: dict[str, Any], verify: bool) -> None:

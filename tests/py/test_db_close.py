@@ -66,6 +66,7 @@ CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
     "compact": lambda db: db.compact(),
     "compact nothing": lambda db: db.compact(b"b", b"a"),
     "wait_idle": lambda db: db.wait_idle(),
+    "checkpoint": lambda db: db.checkpoint("copy"),
     "verify": lambda db: db.verify(),
     "stats": lambda db: db.stats(),
     "approximate_size": lambda db: db.approximate_size(),

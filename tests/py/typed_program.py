@@ -397,6 +397,8 @@ def main(directory: str) -> None:
     with lsmkit.open(os.fsencode(directory)) as db:
         errors(directory)
         elsewhere()
+        db.checkpoint(directory + "-copy")
+    lsmkit.destroy(directory + "-copy")
     print(f"lsmkit {lsmkit.__version__}: everything has its type")
 
 

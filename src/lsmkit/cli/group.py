@@ -6,6 +6,7 @@ import click
 
 import lsmkit
 from lsmkit.cli import EXIT_USAGE
+from lsmkit.cli.checkpoint import checkpoint
 from lsmkit.cli.compact import compact
 from lsmkit.cli.delete import delete
 from lsmkit.cli.demo import demo
@@ -32,5 +33,5 @@ def group(context: click.Context) -> None:
         context.exit(EXIT_USAGE)
 
 
-for command in (load, get, put, delete, scan, stats, verify, compact, dump, demo):
+for command in (load, get, put, delete, scan, stats, verify, compact, checkpoint, dump, demo):
     group.add_command(command)

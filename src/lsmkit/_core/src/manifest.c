@@ -609,6 +609,19 @@ void lk_manifest_property_at(const lk_manifest *m, size_t i, const char **name, 
     *value = m->properties.items[i].value;
 }
 
+lk_status lk_manifest_copy_state(lk_manifest *m, lk_version **out_version,
+                                 lk_properties *out_properties, lk_manifest_state *out_state,
+                                 lk_error *err)
+{
+    *out_version = NULL;
+    lk_status st = lk_properties_copy(&m->properties, out_properties, err);
+    if (st != LK_OK) return st;
+    *out_version = lk_manifest_version(m);
+    *out_state = state_of(m);
+    out_state->next_file = atomic_load_explicit(&m->next_file, memory_order_relaxed);
+    return LK_OK;
+}
+
 lk_status lk_manifest_dump(lk_env *env, const char *dir,
                            void (*print)(void *context, const char *line), void *context,
                            lk_error *err)

@@ -21,6 +21,13 @@
 #include "version.h"
 
 typedef struct lk_manifest lk_manifest;
+struct lk_manifest_state;
+struct lk_properties;
+
+/* Properties that the core itself keeps, beside those of the program. */
+#define LK_PROPERTY_STORE_ID "store_id" /* random; a checkpoint has that of its source */
+#define LK_PROPERTY_CHECKPOINT                                                                     \
+    "checkpoint" /* set: nobody has opened it to write since it was made */
 
 typedef struct lk_manifest_options {
     uint64_t rotate_bytes; /* a manifest larger than this, and than twice its first lines' state, is
@@ -69,6 +76,11 @@ void lk_manifest_durable(const lk_manifest *m, uint64_t *out_generation, uint64_
 const char *lk_manifest_property(const lk_manifest *m, const char *name); /* NULL: not set */
 size_t lk_manifest_property_count(const lk_manifest *m);
 void lk_manifest_property_at(const lk_manifest *m, size_t i, const char **name, const char **value);
+/* What a manifest of the same state in another directory would say: copies, and a reference to the
+ * version. The caller holds the edit lock. */
+lk_status lk_manifest_copy_state(lk_manifest *m, lk_version **out_version,
+                                 struct lk_properties *out_properties,
+                                 struct lk_manifest_state *out_state, lk_error *err);
 /* A file of this number is in the directory, perhaps made by a process that crashed before it said so
  * here: the counter passes it. */
 void lk_manifest_saw_file(lk_manifest *m, uint64_t file);

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "file_names.h"
+#include "manifest_json.h"
 #include "recover.h"
 
 /* ---- fork ---- */
@@ -208,16 +210,11 @@ done:
 
 static lk_status owner_lock(lk_store *s, lk_error *err)
 {
-    char path[LK_PATH_MAX];
-    (void)snprintf(path, sizeof path, "%.*s/LOCK", LK_PATH_MAX - 32, s->dir);
     uint64_t started = lk_env_now_ns(s->env);
     for (;;) {
-        lk_status st = lk_env_lock(s->env, path, &s->owner, err);
+        lk_status st = lk_dir_lock(s->env, s->dir, &s->owner, err);
         if (st != LK_LOCKED) return st;
-        if (lk_env_now_ns(s->env) - started >= s->options.lock_timeout_ns) {
-            uint64_t pid = err != NULL ? err->found : 0, since = err != NULL ? err->offset : 0;
-            return lk_fail(err, LK_LOCKED, 0, s->dir, since, 0, pid, "the store is open already");
-        }
+        if (lk_env_now_ns(s->env) - started >= s->options.lock_timeout_ns) return st;
         /* Nothing signals an event that is the caller's own: this is a sleep of 10 ms. */
         (void)lk_event_wait_ns(&s->changed, lk_event_generation(&s->changed), 10000000);
     }
@@ -420,12 +417,32 @@ static lk_status options_check(const lk_store_options *o, const char *dir, lk_er
 static lk_status parent_sync(lk_store *s, lk_error *err)
 {
     char parent[LK_PATH_MAX];
-    size_t n = strlen(s->dir);
-    while (n > 1 && s->dir[n - 1] == '/') n--;
-    while (n > 0 && s->dir[n - 1] != '/') n--;
-    while (n > 1 && s->dir[n - 1] == '/') n--;
-    (void)snprintf(parent, sizeof parent, "%.*s", n > 0 ? (int)n : 1, n > 0 ? s->dir : ".");
+    lk_path_parent(s->dir, parent);
     return lk_env_sync_dir(s->env, parent, err);
+}
+
+/* A store that was just made gets an identity, and so does a checkpoint that is opened to be written:
+ * from then on it is a store of its own. */
+static lk_status identity_settle(lk_store *s, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_edit edit;
+    lk_edit_init(&edit);
+    uint64_t random[2];
+    char id[33] = {0};
+    if (lk_manifest_property(s->manifest, LK_PROPERTY_STORE_ID) != NULL &&
+        lk_manifest_property(s->manifest, LK_PROPERTY_CHECKPOINT) == NULL) {
+        return LK_OK;
+    }
+    lk_env_random(s->env, random, sizeof random);
+    lk_hex16_write(random[0], id);
+    lk_hex16_write(random[1], id + 16);
+    LK_TRY(lk_edit_set(&edit, LK_PROPERTY_STORE_ID, id, err));
+    LK_TRY(lk_edit_set(&edit, LK_PROPERTY_CHECKPOINT, NULL, err));
+    LK_TRY(lk_manifest_append(s->manifest, &edit, NULL, err));
+done:
+    lk_edit_deinit(&edit);
+    return st;
 }
 
 static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
@@ -452,6 +469,7 @@ static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
      * made, before. But what the verdict dropped must not come back. */
     if (!atomic_load(&s->unproved) || dropped) LK_TRY(lk_store_settle(s, err));
     if (dropped) LK_TRY(lk_env_sync_dir(s->env, s->dir, err));
+    LK_TRY(identity_settle(s, err)); /* a store that lacks one has no log yet */
 done:
     lk_version_unref(version);
     return st;
