@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._core.core import _BytesLike as Buffer
+    from ._core.core import _ColumnLike as ColumnLike
     from ._core.core import _Durability
     from .compaction.scheduler import Coordinator
     from .transaction import Transaction
@@ -246,6 +247,23 @@ class WritableTree(_Readable, core.Tree, MutableMapping[bytes, bytes]):
     def clear(self) -> None:
         """Removes every key, at once and atomically."""
         self.delete_many(list(self.scan_keys()))
+
+    def ingest(self, keys: ColumnLike, values: ColumnLike) -> None:
+        """Stores many rows straight in tables, past the log: atomically, and on the disk when it
+        returns.
+
+        `keys` and `values` are columns as for `put_many`, in any order; the last of equal keys
+        stays. The rows take one place in the commit order, at the end of the call: they replace
+        what was written before, and what is written afterwards, or was read by a snapshot taken
+        before, is not touched. What the log holds is flushed first, and other writers wait for a
+        few milliseconds at the end.
+
+        Faster than `put_many` from some ten thousand rows on, because nothing is written twice;
+        fewer rows make a small table each time, which compaction must merge. Takes 36 bytes of
+        memory a row beside the columns, none where the keys ascend.
+        """
+        self._check_writable()
+        core.ingest(self, keys, values)
 
     # --- Reading at one moment.
 

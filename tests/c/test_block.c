@@ -7,7 +7,7 @@
 #include "block_write.h"
 #include "rows_fixture.h"
 
-static const lk_block_source SOURCE = {"test.sst", 0x1234, 8192};
+static const lk_block_source SOURCE = {.path = "test.sst", .nonce = 0x1234, .offset = 8192};
 
 typedef struct encoded {
     uint8_t *data;

@@ -32,7 +32,7 @@ static lk_status make_block(void *context, uint32_t index, lk_block **out, lk_er
                   .seq = index + 1,
                   .kind = LK_KIND_PUT};
     lk_block_writer w;
-    lk_block_source at = {"x.sst", 1, 0};
+    lk_block_source at = {.path = "x.sst", .nonce = 1};
     lk_block_image image;
     CHECK_OK(lk_block_writer_init(&w, LK_CODEC_NONE, err), err);
     CHECK_OK(lk_block_writer_add(&w, &row, false, err), err);

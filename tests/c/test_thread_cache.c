@@ -32,7 +32,7 @@ static lk_block *encode_block(uint32_t index)
                   .seq = index + 1,
                   .kind = LK_KIND_PUT};
     lk_block_writer w;
-    lk_block_source at = {"x.sst", 1, 0};
+    lk_block_source at = {.path = "x.sst", .nonce = 1};
     lk_block_image image;
     lk_block *out;
     CHECK_OK(lk_block_writer_init(&w, LK_CODEC_NONE, &err), &err);

@@ -49,7 +49,8 @@ static bool meta_of(const uint8_t *data, const lk_table_footer *footer, lk_table
 {
     lk_block_image image;
     lk_table_properties props;
-    lk_block_source source = {"fuzz", footer->nonce, footer->properties.offset};
+    lk_block_source source = {
+        .path = "fuzz", .nonce = footer->nonce, .offset = footer->properties.offset};
     if (lk_block_parse(data + source.offset, footer->properties.bytes, &source, &image, NULL) !=
             LK_OK ||
         lk_block_decode(&image, &source, out_block, NULL) != LK_OK ||

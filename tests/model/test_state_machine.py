@@ -242,6 +242,12 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 self.stored(key, value, ttl)
 
+    @rule(pairs=pairs, form=st.sampled_from(["list", "tuple", "offsets"]))
+    def ingest(self, pairs: list[tuple[bytes, bytes]], form: str) -> None:
+        columns = [[key for key, _ in pairs], [value for _, value in pairs]]
+        self.db.ingest(*[column_of(rows, form) for rows in columns])
+        self.model.update(pairs)
+
     @rule()
     def clear(self) -> None:
         self.db.clear()

@@ -66,6 +66,8 @@ CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
     "compact": lambda db: db.compact(),
     "compact nothing": lambda db: db.compact(b"b", b"a"),
     "wait_idle": lambda db: db.wait_idle(),
+    "ingest": lambda db: db.ingest([b"a"], [b"1"]),
+    "ingest nothing": lambda db: db.ingest([], []),
     "checkpoint": lambda db: db.checkpoint("copy"),
     "verify": lambda db: db.verify(),
     "stats": lambda db: db.stats(),

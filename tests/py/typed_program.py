@@ -397,6 +397,7 @@ def main(directory: str) -> None:
     with lsmkit.open(os.fsencode(directory)) as db:
         errors(directory)
         elsewhere()
+        db.ingest([b"many"], [b"rows"])
         db.checkpoint(directory + "-copy")
     lsmkit.destroy(directory + "-copy")
     print(f"lsmkit {lsmkit.__version__}: everything has its type")

@@ -9,6 +9,25 @@ cdef extern from "checkpoint.h" nogil:
 cdef extern from "destroy.h" nogil:
     lk_status lk_store_destroy(lk_env *env, const char *dir, lk_error *err)
 
+cdef extern from "ingest.h" nogil:
+    lk_status lk_store_ingest(lk_store *s, uint32_t tree, const lk_column *keys,
+                              const lk_column *values, lk_error *err)
+
+
+def ingest(Tree tree, keys, values):
+    cdef _ColumnIn k = column_in(keys, "keys", True)
+    cdef _ColumnIn v = column_in(values, "values", False)
+    cdef lk_error err
+    cdef lk_status st
+    if v.col.count != k.col.count:
+        raise ValueError(f"{k.col.count} keys and {v.col.count} values")
+    tree.handle.enter()
+    with nogil:
+        st = lk_store_ingest(tree.s, tree.tree, &k.col, &v.col, &err)
+        lk_store_leave(tree.s)
+    if st != LK_OK:
+        raise_error(&err)
+
 
 def checkpoint(Handle handle, bytes path):
     cdef lk_error err

@@ -103,6 +103,8 @@ static lk_status view_replace(lk_store *s, lk_version *version, uint64_t flushed
     lk_settings_unref(settings);
     bool parked = true;
     if (v != NULL) {
+        /* With the version that holds it, so that no reader has the one without the other. */
+        v->last_seq = version != NULL ? lk_manifest_last_seq(s->manifest) : old->last_seq;
         v->gaps = &s->gaps;
         atomic_store_explicit(&s->view, v, memory_order_seq_cst);
         parked = view_retire(s, old, flushed);
@@ -162,7 +164,7 @@ static lk_view *frozen_segments(lk_store *s, lk_segment **out, uint32_t *out_cou
     return v;
 }
 
-static lk_status edit_publish(lk_store *s, lk_edit *edit, lk_error *err)
+lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err)
 {
     lk_version *version = NULL;
     lk_error failed = {0};
@@ -204,7 +206,7 @@ static void note_merge_failures(lk_store *s, uint64_t failures, const lk_error *
     pthread_mutex_unlock(&s->queue_mutex);
 }
 
-static lk_table_options table_options(lk_store *s)
+lk_table_options lk_store_table_options(lk_store *s)
 {
     return (lk_table_options){
         .block_bytes = s->options.block_bytes,
@@ -233,48 +235,90 @@ static lk_status segments_prove(lk_store *s, const lk_view *v, lk_error *err)
     return st;
 }
 
-lk_status lk_store_flush_now(lk_store *s, lk_error *err)
+lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk_error *err)
 {
     lk_status st = LK_OK;
-    lk_segment *segments[LK_FLUSH_SEGMENTS_MAX];
-    uint64_t *snapshots = NULL, started = lk_env_now_ns(s->env), now_us;
-    uint32_t n;
-    lk_edit edit;
-    lk_edit_init(&edit);
-    lk_view *v = frozen_segments(s, segments, &n, &now_us);
-    if (n == 0) goto done;
-    LK_TRY(segments_prove(s, v, err));
+    uint64_t *snapshots = NULL, now_us;
+    w->started_ns = lk_env_now_ns(s->env);
+    w->view = frozen_segments(s, w->segments, &w->count, &now_us);
+    if (w->count == 0) goto done;
+    LK_TRY(segments_prove(s, w->view, err));
     lk_flush f = {
         .env = s->env,
         .dir = s->dir,
         .manifest = s->manifest,
-        .view = v,
+        .view = w->view,
         .now_us = now_us,
-        .segments = segments,
-        .segment_count = n,
+        .segments = w->segments,
+        .segment_count = w->count,
         .table_bytes = s->options.table_bytes,
-        .table = table_options(s),
+        .table = lk_store_table_options(s),
     };
     f.table.cancel = NULL; /* a close wants it done */
-    lk_flush_result result;
-    for (uint32_t i = 0; i < n; i++) LK_TRY(segment_protect(s, segments[i], err));
+    for (uint32_t i = 0; i < w->count; i++) LK_TRY(segment_protect(s, w->segments[i], err));
     LK_TRY(lk_store_snapshots(s, &snapshots, &f.snapshot_count, err));
     f.snapshots = snapshots;
-    LK_TRY(lk_flush_run(&f, &edit, &result, err));
-    LK_TRY(edit_publish(s, &edit, err));
-    flush_count(s, &result, lk_env_now_ns(s->env) - started);
-    note_merge_failures(s, result.merge_failures, &result.merge_failure);
-    atomic_store_explicit(&s->flushed_generation, segments[n - 1]->generation,
-                          memory_order_release);
-    for (uint32_t i = 0; i < n; i++) {
-        if (segments[i]->recovered) atomic_fetch_sub(&s->recovered_left, 1);
-    }
-    atomic_fetch_sub_explicit(&s->frozen, n, memory_order_release);
+    LK_TRY(lk_flush_run(&f, edit, &w->result, err));
 done:
     free(snapshots);
-    lk_edit_deinit(&edit);
-    lk_view_unref(v);
+    if (st != LK_OK) lk_store_flush_end(s, w, false);
     return st;
+}
+
+void lk_store_flush_end(lk_store *s, lk_flush_work *w, bool published)
+{
+    uint32_t n = w->count;
+    if (published && n > 0) {
+        flush_count(s, &w->result, lk_env_now_ns(s->env) - w->started_ns);
+        note_merge_failures(s, w->result.merge_failures, &w->result.merge_failure);
+        atomic_store_explicit(&s->flushed_generation, w->segments[n - 1]->generation,
+                              memory_order_release);
+        for (uint32_t i = 0; i < n; i++) {
+            if (w->segments[i]->recovered) atomic_fetch_sub(&s->recovered_left, 1);
+        }
+        atomic_fetch_sub_explicit(&s->frozen, n, memory_order_release);
+        lk_event_broadcast(&s->changed);
+    }
+    lk_view_unref(w->view);
+    w->view = NULL;
+    w->count = 0;
+}
+
+lk_status lk_store_flush_now(lk_store *s, lk_error *err)
+{
+    lk_edit edit;
+    lk_flush_work work;
+    lk_edit_init(&edit);
+    lk_status st = lk_store_flush_tables(s, &work, &edit, err);
+    if (st == LK_OK) {
+        if (work.count > 0) st = lk_store_publish(s, &edit, err);
+        lk_store_flush_end(s, &work, st == LK_OK);
+    }
+    lk_edit_deinit(&edit);
+    return st;
+}
+
+void lk_store_flush_claim(lk_store *s)
+{
+    for (;;) {
+        uint64_t seen = lk_event_generation(&s->changed);
+        pthread_mutex_lock(&s->queue_mutex);
+        bool mine = !s->flushing;
+        s->flushing = true;
+        pthread_mutex_unlock(&s->queue_mutex);
+        if (mine) return;
+        (void)lk_event_wait_ns(&s->changed, seen, LK_EVENT_FOREVER);
+    }
+}
+
+void lk_store_flush_release(lk_store *s)
+{
+    pthread_mutex_lock(&s->queue_mutex);
+    s->flushing = false;
+    pthread_cond_broadcast(&s->queue_cond);
+    pthread_mutex_unlock(&s->queue_mutex);
+    lk_event_broadcast(&s->changed);
+    lk_event_broadcast(&s->decide);
 }
 
 /* Whoever asks for a flush is not told of a failure of the past: the disk may have room by now. */
@@ -338,7 +382,7 @@ lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_e
     j->job = *job;
     j->job.lower.data = lower;
     j->job.files = files;
-    j->job.table = table_options(s);
+    j->job.table = lk_store_table_options(s);
     j->job.table.codec = job->table.codec;
     pthread_mutex_lock(&s->queue_mutex);
     j->report.id = *out_id = ++s->next_job;
@@ -390,7 +434,7 @@ static lk_status job_run(lk_store *s, const lk_job *job, lk_job_result *result, 
     if (edit.add_count > 0 && job->kind == LK_JOB_MERGE) {
         LK_TRY(lk_env_sync_dir(s->env, s->dir, err));
     }
-    LK_TRY(edit_publish(s, &edit, err));
+    LK_TRY(lk_store_publish(s, &edit, err));
     compact_count(s, job, result);
     note_merge_failures(s, result->merge_failures, &result->merge_failure);
 done:

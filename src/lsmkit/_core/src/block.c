@@ -29,6 +29,7 @@
 enum {
     FINGERPRINTS_AT = 128, /* from the block's address: lk_block_prefetch counts on it */
     STEP = 16,             /* fingerprints looked at together; the column is padded to it */
+    SEQ_MIN_AT = 40,       /* in the header; the greatest one follows */
     TAIL_BYTES = 16,       /* behind the last value, so that wide loads stay inside */
 };
 _Static_assert(sizeof(lk_block) <= FINGERPRINTS_AT, "fingerprints follow the head at once");
@@ -120,7 +121,8 @@ static lk_status check_lengths(const lk_block_image *im, const lk_block_source *
         return corrupt(source, 32, im->value_stored, im->value_bytes,
                        "its values cannot have the length it says", err);
     }
-    if (im->seq_min > im->seq_max || (s == 0 && im->seq_min != im->seq_max)) {
+    if (im->seq_min > im->seq_max || (s == 0 && im->seq_min != im->seq_max) ||
+        im->seq_max > UINT64_MAX - source->seq_base) {
         return corrupt(source, 40, im->seq_min, im->seq_max, "its sequences are out of order", err);
     }
     return LK_OK;
@@ -229,8 +231,16 @@ lk_status lk_block_parse(const uint8_t *data, size_t bytes, const lk_block_sourc
     LK_TRY(check_lengths(out, source, err));
     LK_TRY(parse_columns(out, source, err));
     LK_TRY(check_columns(out, source, err));
+    out->seq_min += source->seq_base;
+    out->seq_max += source->seq_base;
 done:
     return st;
+}
+
+void lk_block_add_seq_base(uint8_t *data, uint64_t seq_base)
+{
+    lk_store64(data + SEQ_MIN_AT, lk_load64(data + SEQ_MIN_AT) + seq_base);
+    lk_store64(data + SEQ_MIN_AT + 8, lk_load64(data + SEQ_MIN_AT + 8) + seq_base);
 }
 
 uint64_t lk_block_image_raw_bytes(const lk_block_image *image)

@@ -126,6 +126,7 @@ typedef struct lk_block_source {
     const char *path;
     uint64_t nonce;
     uint64_t offset;
+    uint64_t seq_base; /* of the table: what its blocks' sequences lack */
 } lk_block_source;
 
 /* A block's bytes with the place of each column. Borrowed; every column lies within the bytes. */
@@ -149,6 +150,8 @@ typedef struct lk_block_image {
 /* Checks the checksum and all lengths of the block that `data` holds whole. */
 lk_status lk_block_parse(const uint8_t *data, size_t bytes, const lk_block_source *source,
                          lk_block_image *out, lk_error *err);
+/* Into a block that passed lk_block_parse, for a table that has no base; its checksum is then wrong. */
+void lk_block_add_seq_base(uint8_t *data, uint64_t seq_base);
 /* Keys and values before prefixes and compression. */
 uint64_t lk_block_image_raw_bytes(const lk_block_image *image);
 /* The whole key of each row, one after another: `row` 0 first. `scratch` holds LK_KEY_BYTES_MAX. */

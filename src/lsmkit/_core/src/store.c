@@ -108,7 +108,7 @@ lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq)
         uint32_t n = atomic_load_explicit(&newest->published, memory_order_acquire);
         *out_seq = newest->base_seq + n - 1;
     } else {
-        *out_seq = lk_manifest_last_seq(s->manifest);
+        *out_seq = v->last_seq;
     }
     return v;
 }
@@ -341,6 +341,7 @@ static lk_status log_recover(lk_store *s, lk_version *version, bool *out_dropped
         st = lk_fail_nomem(err, sizeof *v);
         goto done;
     }
+    v->last_seq = lk_manifest_last_seq(s->manifest);
     v->gaps = &s->gaps;
     atomic_store(&s->unproved, v->unproved);
     atomic_store(&s->view, v);

@@ -20,6 +20,7 @@
 #include "column.h"
 #include "compact.h"
 #include "cursor.h"
+#include "flush.h"
 #include "gap.h"
 #include "limiter.h"
 #include "lock.h"
@@ -102,6 +103,7 @@ typedef struct lk_store {
     uint64_t next_generation;
     uint64_t newest_generation;           /* of the segment activated last */
     uint32_t previous_end, previous_link; /* of the last frozen segment, while none is active */
+    bool held;                            /* the next sequence is being given away: writers wait */
     bool periodic;        /* something was written that waits for the periodic sync */
     uint64_t fill_to;     /* where a writer waits for the active segment to be filled */
     uint64_t pace_ns;     /* when the next piece may be written, under a rate */
@@ -274,6 +276,12 @@ lk_status lk_store_position(lk_store *s, lk_bytes source, bool *out_any, uint64_
 lk_status lk_store_sync(lk_store *s, lk_error *err);
 /* Makes the active segment a frozen one, unless it is empty; its generation (0: it was empty). */
 void lk_store_freeze(lk_store *s, uint64_t *out_generation);
+/* Bytes of records in the active segment. */
+uint64_t lk_store_log_bytes(lk_store *s);
+/* Freezes the active segment and lets writers wait; the next sequence is the caller's, until
+ * lk_store_resume says which comes then. One at a time. */
+uint64_t lk_store_hold(lk_store *s);
+void lk_store_resume(lk_store *s, uint64_t next_seq);
 /* How fast writers may log (0: no limit), and whether they may begin another segment. */
 void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop);
 /* Keeps the first failure of the log, and readers' memory out of the kernel's hands. */
@@ -292,6 +300,25 @@ uint64_t lk_store_segment_memory(lk_store *s);
 lk_status lk_store_flush(lk_store *s, lk_error *err);
 /* One flush of everything frozen, in the calling thread. */
 lk_status lk_store_flush_now(lk_store *s, lk_error *err);
+/* The parts of that, for who publishes more with it: tables of what is frozen into `edit`, with nothing
+ * published (`w->count` 0: nothing was frozen), and the end, which must follow when it went well. */
+typedef struct lk_flush_work {
+    lk_view *view;
+    lk_segment *segments[LK_FLUSH_SEGMENTS_MAX]; /* oldest first */
+    uint32_t count;
+    lk_flush_result result;
+    uint64_t started_ns;
+} lk_flush_work;
+lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk_error *err);
+void lk_store_flush_end(lk_store *s, lk_flush_work *w, bool published);
+/* Only one flushes at a time: waits until nobody does, and keeps others from it until released. */
+void lk_store_flush_claim(lk_store *s);
+void lk_store_flush_release(lk_store *s);
+/* Appends the edit to the manifest and makes its version the current one. After LK_IO the store has
+ * failed, and the edit may be found on reopening: the files that it names must stay. */
+lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err);
+/* How the store's tables are written. */
+lk_table_options lk_store_table_options(lk_store *s);
 /* The current view is replaced: `version` NULL keeps the version; segments up to `flushed` (0: none)
  * leave; `fresh` (may be NULL) becomes the newest. */
 lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,

@@ -133,6 +133,14 @@ lk_status lk_table_writer_add(lk_table_writer *w, const lk_row *rows, size_t cou
  * LK_INVALID. */
 lk_status lk_table_writer_add_block(lk_table_writer *w, lk_table *from, uint32_t index,
                                     lk_error *err);
+/* Rows that were added with sequence 0 get this one, all of them: to be called before the table is
+ * finished. It stands in the properties, so that a table can be written before its place in the commit
+ * order is known. */
+void lk_table_writer_set_seq(lk_table_writer *w, uint64_t seq);
+/* Writes all but the end of the file and syncs it; nothing can be added any more, and finishing takes
+ * little time. Gives back descriptor and memory until then. */
+lk_status lk_table_writer_seal(lk_table_writer *w, lk_error *err);
+bool lk_table_writer_is_sealed(const lk_table_writer *w);
 uint64_t lk_table_writer_bytes(const lk_table_writer *w); /* estimate of the file so far */
 uint64_t lk_table_writer_rows(const lk_table_writer *w);
 /* Writes what is left, syncs the file (not its directory) and closes it. `out` is the caller's.

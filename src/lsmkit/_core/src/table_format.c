@@ -113,6 +113,7 @@ enum {
     PROP_OPERANDS,
     PROP_RAW_BYTES,
     PROP_ROWS,
+    PROP_SEQ_BASE,
     PROP_SEQ_MAX,
     PROP_SEQ_MIN,
     PROP_TOMBSTONES,
@@ -134,6 +135,7 @@ static const char *const PROP_NAMES[PROP_COUNT] = {
     [PROP_OPERANDS] = "operands",
     [PROP_RAW_BYTES] = "raw_bytes",
     [PROP_ROWS] = "rows",
+    [PROP_SEQ_BASE] = "seq_base",
     [PROP_SEQ_MAX] = "seq_max",
     [PROP_SEQ_MIN] = "seq_min",
     [PROP_TOMBSTONES] = "tombstones",
@@ -165,6 +167,8 @@ static uint64_t number_of(const lk_table_properties *props, int which)
         return props->raw_bytes;
     case PROP_ROWS:
         return props->rows;
+    case PROP_SEQ_BASE:
+        return props->seq_base;
     case PROP_SEQ_MAX:
         return props->seq_max;
     case PROP_SEQ_MIN:
@@ -182,7 +186,7 @@ static uint64_t number_of(const lk_table_properties *props, int which)
 static bool is_optional(int which)
 {
     return which == PROP_OPERANDS || which == PROP_DEADLINES || which == PROP_DEADLINE_MIN ||
-           which == PROP_DEADLINE_MAX;
+           which == PROP_DEADLINE_MAX || which == PROP_SEQ_BASE;
 }
 
 lk_status lk_table_properties_add(const lk_table_properties *props, lk_block_writer *w,
@@ -254,6 +258,7 @@ lk_status lk_table_properties_parse(const lk_block *b, const lk_block_source *so
     LK_TRY(find_number(b, PROP_DEADLINE_MIN, source, UINT64_MAX, &out->deadline_min, err));
     LK_TRY(find_number(b, PROP_DEADLINE_MAX, source, UINT64_MAX, &out->deadline_max, err));
     LK_TRY(find_number(b, PROP_RAW_BYTES, source, UINT64_MAX, &out->raw_bytes, err));
+    LK_TRY(find_number(b, PROP_SEQ_BASE, source, UINT64_MAX, &out->seq_base, err));
     LK_TRY(find_number(b, PROP_SEQ_MIN, source, UINT64_MAX, &out->seq_min, err));
     LK_TRY(find_number(b, PROP_SEQ_MAX, source, UINT64_MAX, &out->seq_max, err));
     LK_TRY(find_number(b, PROP_BLOCKS, source, UINT32_MAX, &out->blocks, err));

@@ -42,6 +42,7 @@ lk_status lk_table_footer_parse(const uint8_t *data, const char *path, uint64_t 
 typedef struct lk_table_properties {
     uint64_t file, rows, tombstones, raw_bytes, seq_min, seq_max, blocks;
     uint64_t operands, deadlines, deadline_min, deadline_max;
+    uint64_t seq_base; /* added to the sequences that stand in the blocks; 0 in nearly all tables */
     uint32_t tree, block_bytes, filter_bits;
     lk_codec codec;            /* that the writer was asked for; each block names its own */
     lk_bytes min_key, max_key; /* borrowed */

@@ -60,7 +60,8 @@ static lk_status read_part(const lk_table_parts *p, lk_table_place at, lk_block 
                            lk_error *err)
 {
     lk_status st = LK_OK;
-    lk_block_source source = {lk_file_path(p->file), p->nonce, at.offset};
+    lk_block_source source = {
+        .path = lk_file_path(p->file), .nonce = p->nonce, .offset = at.offset};
     lk_block_image image;
     uint8_t *data = malloc(at.bytes > 0 ? (size_t)at.bytes : 1);
     if (data == NULL) return lk_fail_nomem(err, at.bytes);
@@ -188,7 +189,8 @@ lk_status lk_table_parts_open(lk_env *env, const char *path, const lk_table_meta
     LK_TRY(check_index(out, meta, err));
     LK_TRY(make_heads(out, err));
     LK_TRY(read_part(out, out->footer.properties, &out->property_block, err));
-    lk_block_source source = {path, out->nonce, out->footer.properties.offset};
+    lk_block_source source = {
+        .path = path, .nonce = out->nonce, .offset = out->footer.properties.offset};
     LK_TRY(lk_table_properties_parse(out->property_block, &source, &out->properties, err));
     LK_TRY(check_properties(out, meta, err));
     out->memory += out->property_block->bytes;
@@ -264,7 +266,10 @@ lk_status lk_table_parts_image(const lk_table_parts *p, uint32_t index, uint8_t 
     uint64_t offset;
     uint32_t bytes, rows;
     lk_table_parts_place(p, index, &offset, &bytes, &rows);
-    *out_source = (lk_block_source){lk_file_path(p->file), p->nonce, offset};
+    *out_source = (lk_block_source){.path = lk_file_path(p->file),
+                                    .nonce = p->nonce,
+                                    .offset = offset,
+                                    .seq_base = p->properties.seq_base};
     LK_TRY(lk_file_read_exact(p->file, offset, buffer, bytes, err));
     LK_TRY(lk_block_parse(buffer, bytes, out_source, out, err));
     if (out->rows != rows) {

@@ -14,7 +14,8 @@ static lk_status read_properties(lk_file *file, const lk_table_footer *footer, l
 {
     lk_status st = LK_OK;
     size_t bytes = (size_t)footer->properties.bytes;
-    lk_block_source source = {lk_file_path(file), footer->nonce, footer->properties.offset};
+    lk_block_source source = {
+        .path = lk_file_path(file), .nonce = footer->nonce, .offset = footer->properties.offset};
     lk_block_image image;
     uint8_t *data = malloc(bytes > 0 ? bytes : 1);
     if (data == NULL) return lk_fail_nomem(err, bytes);

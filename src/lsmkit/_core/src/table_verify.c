@@ -84,7 +84,7 @@ static lk_status check_block(const lk_table_parts *p, uint32_t index, totals *su
     uint64_t offset;
     uint32_t bytes, rows;
     lk_table_parts_place(p, index, &offset, &bytes, &rows);
-    lk_block_source source = {lk_file_path(p->file), p->nonce, offset};
+    lk_block_source source = {.path = lk_file_path(p->file), .nonce = p->nonce, .offset = offset};
     LK_TRY(lk_table_parts_block(p, index, &b, err));
     LK_TRY(lk_block_check(b, p->properties.tree, &source, err));
     LK_TRY(check_place(p, index, b, &source, err));
@@ -97,7 +97,8 @@ done:
 static lk_status check_totals(const lk_table_parts *p, const totals *sum, lk_error *err)
 {
     const lk_table_properties *props = &p->properties;
-    lk_block_source source = {lk_file_path(p->file), p->nonce, p->footer.properties.offset};
+    lk_block_source source = {
+        .path = lk_file_path(p->file), .nonce = p->nonce, .offset = p->footer.properties.offset};
     if (sum->rows != props->rows) {
         return corrupt(&source, props->rows, sum->rows, "there are other rows than it says", err);
     }
@@ -133,7 +134,9 @@ lk_status lk_table_verify(lk_table *t, lk_table_report *out, lk_error *err)
     *out = (lk_table_report){.blocks = 0};
     LK_TRY(lk_table_parts_open(lk_table_env(t), lk_table_file_path(t), lk_table_meta_of(t), &parts,
                                err));
-    lk_block_source source = {lk_file_path(parts.file), parts.nonce, parts.footer.index.offset};
+    lk_block_source source = {.path = lk_file_path(parts.file),
+                              .nonce = parts.nonce,
+                              .offset = parts.footer.index.offset};
     LK_TRY(lk_block_check(parts.index, parts.properties.tree, &source, err));
     source.offset = parts.footer.properties.offset;
     LK_TRY(lk_block_check(parts.property_block, 0, &source, err));

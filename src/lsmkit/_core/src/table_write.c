@@ -34,6 +34,7 @@ struct lk_table_writer {
     char *path;
     lk_file *file;
     lk_status failed; /* the first error; LK_OK */
+    bool is_sealed;   /* data, filter and index are in the file */
     bool is_finished;
 
     uint8_t *out; /* aligned to 64 bytes */
@@ -46,8 +47,11 @@ struct lk_table_writer {
     uint64_t last_hash;
     uint8_t *last_key; /* of the block closed last, LK_KEY_BYTES_MAX bytes */
     uint32_t last_len;
-    uint64_t rows;      /* in closed blocks */
-    lk_table_meta meta; /* what it will say; keys owned */
+    uint64_t rows;   /* in closed blocks */
+    uint64_t blocks; /* of a sealed one */
+    uint64_t seq_base;
+    lk_table_footer footer; /* what is known of it once it is sealed */
+    lk_table_meta meta;     /* what it will say; keys owned */
 };
 
 /* ---- life ---- */
@@ -118,7 +122,7 @@ done:
 void lk_table_writer_free(lk_table_writer *w)
 {
     if (w == NULL) return;
-    if (w->file != NULL) {
+    if (w->file != NULL || w->is_sealed) {
         lk_file_close(w->file);
         /* The error that led here is what the caller hears; the file is under no published name. */
         if (!w->is_finished) (void)lk_env_unlink(w->env, w->path, NULL);
@@ -312,7 +316,7 @@ done:
 
 lk_status lk_table_writer_add(lk_table_writer *w, const lk_row *rows, size_t count, lk_error *err)
 {
-    LK_ASSERT(!w->is_finished);
+    LK_ASSERT(!w->is_finished && !w->is_sealed);
     if (w->failed != LK_OK) return refuse(w, err);
     return note(w, add_rows(w, rows, count, err));
 }
@@ -381,6 +385,7 @@ static lk_status add_block(lk_table_writer *w, lk_table *from, uint32_t index, l
     LK_TRY(hash_keys(w, &image, scratch, &last, err));
     note_rows(w, image.rows, image.tombstones, lk_block_image_raw_bytes(&image), image.seq_min,
               image.seq_max);
+    if (source.seq_base != 0) lk_block_add_seq_base(at, source.seq_base);
     lk_store64(at, lk_hash_bytes(w->meta.nonce, w->written + w->out_len, at + 8, bytes - 8));
     set_last_key(w, last);
     LK_TRY(take_block(w, bytes, image.rows, err));
@@ -445,9 +450,10 @@ static lk_table_properties properties_of(const lk_table_writer *w)
         .deadline_min = w->meta.deadline_min,
         .deadline_max = w->meta.deadline_max,
         .raw_bytes = w->meta.raw_bytes,
+        .seq_base = w->seq_base,
         .seq_min = w->meta.seq_min,
         .seq_max = w->meta.seq_max,
-        .blocks = w->index.rows,
+        .blocks = w->blocks,
         .tree = w->meta.tree,
         .block_bytes = w->options.block_bytes,
         .filter_bits = w->options.filter_bits,
@@ -457,27 +463,8 @@ static lk_table_properties properties_of(const lk_table_writer *w)
     };
 }
 
-static lk_status put_end(lk_table_writer *w, lk_error *err)
-{
-    lk_status st = LK_OK;
-    lk_table_footer footer = {.nonce = w->meta.nonce, .file = w->meta.file};
-    lk_table_properties props = properties_of(w);
-    LK_TRY(put_filter(w, &footer, err));
-    LK_TRY(put_block(w, &w->index, &footer.index, err));
-    LK_TRY(lk_table_properties_add(&props, &w->index, err));
-    LK_TRY(put_block(w, &w->index, &footer.properties, err));
-    LK_TRY(reserve_out(w, LK_TABLE_FOOTER_BYTES, err));
-    footer.bytes = w->written + w->out_len + LK_TABLE_FOOTER_BYTES;
-    lk_table_footer_encode(&footer, w->out + w->out_len);
-    w->out_len += LK_TABLE_FOOTER_BYTES;
-    LK_TRY(write_out(w, w->out_len, err));
-    w->meta.bytes = footer.bytes;
-    w->meta.rows = w->rows;
-done:
-    return st;
-}
-
-static lk_status finish(lk_table_writer *w, lk_table_meta *out, lk_error *err)
+/* All but properties and footer. */
+static lk_status put_parts(lk_table_writer *w, lk_error *err)
 {
     lk_status st = LK_OK;
     LK_TRY(close_block(w, err));
@@ -488,6 +475,72 @@ static lk_status finish(lk_table_writer *w, lk_table_meta *out, lk_error *err)
     if (w->meta.max_key == NULL) return lk_fail_nomem(err, w->last_len);
     if (w->last_len > 0) memcpy(w->meta.max_key, w->last_key, w->last_len);
     w->meta.max_len = w->last_len;
+    w->footer = (lk_table_footer){.nonce = w->meta.nonce, .file = w->meta.file};
+    w->blocks = w->index.rows;
+    LK_TRY(put_filter(w, &w->footer, err));
+    LK_TRY(put_block(w, &w->index, &w->footer.index, err));
+    w->is_sealed = true;
+done:
+    return st;
+}
+
+static lk_status put_end(lk_table_writer *w, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_table_properties props = properties_of(w);
+    LK_TRY(lk_table_properties_add(&props, &w->index, err));
+    LK_TRY(put_block(w, &w->index, &w->footer.properties, err));
+    LK_TRY(reserve_out(w, LK_TABLE_FOOTER_BYTES, err));
+    w->footer.bytes = w->written + w->out_len + LK_TABLE_FOOTER_BYTES;
+    lk_table_footer_encode(&w->footer, w->out + w->out_len);
+    w->out_len += LK_TABLE_FOOTER_BYTES;
+    LK_TRY(write_out(w, w->out_len, err));
+    w->meta.bytes = w->footer.bytes;
+    w->meta.rows = w->rows;
+done:
+    return st;
+}
+
+/* What is left to be written needs little: hundreds of tables may wait for their end. */
+static lk_status rest(lk_table_writer *w, lk_error *err)
+{
+    lk_status st = LK_OK;
+    LK_TRY(write_out(w, w->out_len, err));
+    LK_TRY(lk_file_sync(w->file, err));
+    lk_file_close(w->file);
+    w->file = NULL;
+    free(w->out);
+    w->out = NULL;
+    w->out_capacity = 0;
+    lk_block_writer_deinit(&w->block);
+    lk_block_writer_deinit(&w->index);
+    lk_filter_builder_deinit(&w->filter);
+    LK_TRY(lk_block_writer_init(&w->index, LK_CODEC_NONE, err));
+done:
+    return st;
+}
+
+lk_status lk_table_writer_seal(lk_table_writer *w, lk_error *err)
+{
+    LK_ASSERT(!w->is_finished && !w->is_sealed);
+    if (w->failed != LK_OK) return refuse(w, err);
+    lk_status st = put_parts(w, err);
+    return note(w, st == LK_OK ? rest(w, err) : st);
+}
+
+bool lk_table_writer_is_sealed(const lk_table_writer *w) { return w->is_sealed; }
+
+void lk_table_writer_set_seq(lk_table_writer *w, uint64_t seq)
+{
+    LK_ASSERT(w->is_sealed && !w->is_finished && w->meta.seq_max == 0);
+    w->seq_base = w->meta.seq_min = w->meta.seq_max = seq;
+}
+
+static lk_status finish(lk_table_writer *w, lk_table_meta *out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    if (!w->is_sealed) LK_TRY(put_parts(w, err));
+    if (w->file == NULL) LK_TRY(lk_env_open(w->env, w->path, LK_OPEN_WRITE, &w->file, err));
     LK_TRY(put_end(w, err));
     LK_TRY(lk_file_sync(w->file, err));
     lk_file_close(w->file);

@@ -17,6 +17,7 @@ lk_view *lk_view_new(lk_segment *const *segments, uint32_t count, lk_version *ve
     atomic_init(&v->refs, 1);
     v->segment_count = count;
     v->version = version;
+    v->last_seq = 0;
     v->gaps = NULL;
     v->unproved = false;
     v->settings = settings;

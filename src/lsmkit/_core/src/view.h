@@ -21,7 +21,8 @@ typedef struct lk_view {
     uint32_t segment_count;
     lk_version *version;
     lk_settings *settings;
-    bool unproved; /* some segment is not proved yet: nothing is to be taken from it directly */
+    bool unproved;     /* some segment is not proved yet: nothing is to be taken from it directly */
+    uint64_t last_seq; /* the last sequence in tables. Set before others see it */
     struct lk_gap_memory *gaps; /* the store's, see gap.h; NULL: none. Set before others see it */
     lk_segment *segments[];     /* newest first */
 } lk_view;

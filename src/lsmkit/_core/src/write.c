@@ -251,7 +251,8 @@ static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, bo
 {
     lk_segment *fresh;
     *out_wait = *out_soon = false;
-    if (atomic_load_explicit(&s->frozen, memory_order_relaxed) >= s->options.frozen_max ||
+    if (s->held ||
+        atomic_load_explicit(&s->frozen, memory_order_relaxed) >= s->options.frozen_max ||
         atomic_load_explicit(&s->stopped, memory_order_relaxed) != 0) {
         *out_wait = true;
         return flush_failure(s, err);
@@ -693,23 +694,59 @@ lk_status lk_store_sync(lk_store *s, lk_error *err)
     return sync_to(s, generation, end, err);
 }
 
+uint64_t lk_store_log_bytes(lk_store *s)
+{
+    lk_lock_acquire(&s->write_lock);
+    uint64_t bytes = s->active != NULL ? s->active->tail - LK_SEGMENT_HEADER_BYTES : 0;
+    lk_lock_release(&s->write_lock);
+    return bytes;
+}
+
+/* The write lock is held. */
+static void active_freeze(lk_store *s)
+{
+    lk_segment *a = s->active;
+    s->next_seq = a->base_seq + a->count;
+    s->previous_end = a->tail;
+    s->previous_link = a->link;
+    s->active = NULL; /* the view still holds it; the next write brings another */
+    s->limit = 0;
+    lk_segment_unref(a);
+    atomic_fetch_add_explicit(&s->frozen, 1, memory_order_relaxed);
+}
+
 void lk_store_freeze(lk_store *s, uint64_t *out_generation)
 {
     *out_generation = 0;
     lk_lock_acquire(&s->write_lock);
-    lk_segment *a = s->active;
-    if (a != NULL && a->count > 0) {
-        *out_generation = a->generation;
-        s->next_seq = a->base_seq + a->count;
-        s->previous_end = a->tail;
-        s->previous_link = a->link;
-        s->active = NULL; /* the view still holds it; the next write brings another */
-        s->limit = 0;
-        lk_segment_unref(a);
-        atomic_fetch_add_explicit(&s->frozen, 1, memory_order_relaxed);
+    if (s->active != NULL && s->active->count > 0) {
+        *out_generation = s->active->generation;
+        active_freeze(s);
     }
     lk_lock_release(&s->write_lock);
     if (*out_generation != 0) lk_store_wake(s);
+}
+
+uint64_t lk_store_hold(lk_store *s)
+{
+    lk_lock_acquire(&s->write_lock);
+    LK_ASSERT(!s->held);
+    s->held = true;
+    /* Also an empty one: its first record would get the sequence that is given away. */
+    if (s->active != NULL) active_freeze(s);
+    uint64_t seq = s->next_seq;
+    lk_lock_release(&s->write_lock);
+    return seq;
+}
+
+void lk_store_resume(lk_store *s, uint64_t next_seq)
+{
+    lk_lock_acquire(&s->write_lock);
+    LK_ASSERT(s->held && s->active == NULL);
+    s->held = false;
+    s->next_seq = next_seq;
+    lk_lock_release(&s->write_lock);
+    lk_event_broadcast(&s->changed);
 }
 
 void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop)
