@@ -30,6 +30,7 @@ from .errors import (
 )
 from .housekeeping import destroy
 from .options import Options
+from .repair import Repair, repair
 from .stats import Stats
 from .transaction import Transaction
 from .tree import Snapshot
@@ -51,6 +52,7 @@ __all__ = [
     "Options",
     "OptionsError",
     "ReadOnlyError",
+    "Repair",
     "Snapshot",
     "Stats",
     "StorageError",
@@ -67,4 +69,5 @@ __all__ = [
     "encode_key",
     "encode_keys",
     "open",
+    "repair",
 ]

@@ -399,6 +399,14 @@ def main(directory: str) -> None:
         elsewhere()
         db.ingest([b"many"], [b"rows"])
         db.checkpoint(directory + "-copy")
+    mended: lsmkit.Repair = lsmkit.repair(directory + "-copy")
+    claims: list[bool] = [mended.ok, mended.changed, mended.rebuilt]
+    counts: list[int] = [mended.tables, mended.salvaged, mended.lost, mended.moved]
+    counts += [mended.rows_kept, mended.blocks_lost, mended.records, mended.log_lost]
+    lines: tuple[str, ...] = mended.notes
+    assert mended
+    assert (claims, sum(counts), len(lines)) == ([True, False, False], 0, 1)
+    assert mended.to_dict()["notes"] == list(lines)
     lsmkit.destroy(directory + "-copy")
     print(f"lsmkit {lsmkit.__version__}: everything has its type")
 

@@ -13,6 +13,14 @@ cdef extern from "ingest.h" nogil:
     lk_status lk_store_ingest(lk_store *s, uint32_t tree, const lk_column *keys,
                               const lk_column *values, lk_error *err)
 
+cdef extern from "repair.h" nogil:
+    ctypedef struct lk_repair_report:
+        bint changed, rebuilt
+        uint64_t tables, salvaged, lost, rows_kept, blocks_lost, records, log_lost, moved
+    lk_status lk_store_repair(lk_env *env, const char *dir,
+                              void (*note)(void *context, const char *line) noexcept,
+                              void *context, lk_repair_report *out, lk_error *err)
+
 
 def ingest(Tree tree, keys, values):
     cdef _ColumnIn k = column_in(keys, "keys", True)
@@ -51,3 +59,32 @@ def destroy(bytes path):
         st = lk_store_destroy(lk_env_posix(), c_path, &err)
     if st != LK_OK:
         raise_error(&err)
+
+
+cdef void repair_note(void *context, const char *line) noexcept with gil:
+    (<list>context).append(PyUnicode_DecodeFSDefault(line))
+
+
+def repair(bytes path):
+    cdef lk_error err
+    cdef lk_status st
+    cdef lk_repair_report r
+    cdef const char *c_path = path
+    cdef list notes = []
+    cdef void *context = <void *>notes
+    with nogil:
+        st = lk_store_repair(lk_env_posix(), c_path, repair_note, context, &r, &err)
+    if st != LK_OK:
+        raise_error(&err)
+    return {
+        "changed": bool(r.changed),
+        "rebuilt": bool(r.rebuilt),
+        "tables": r.tables,
+        "salvaged": r.salvaged,
+        "lost": r.lost,
+        "rows_kept": r.rows_kept,
+        "blocks_lost": r.blocks_lost,
+        "records": r.records,
+        "log_lost": r.log_lost,
+        "moved": r.moved,
+    }, notes

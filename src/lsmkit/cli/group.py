@@ -15,6 +15,7 @@ from lsmkit.cli.get import get
 from lsmkit.cli.load import load
 from lsmkit.cli.output import note
 from lsmkit.cli.put import put
+from lsmkit.cli.repair import repair
 from lsmkit.cli.scan import scan
 from lsmkit.cli.stats import stats
 from lsmkit.cli.verify import verify
@@ -33,5 +34,18 @@ def group(context: click.Context) -> None:
         context.exit(EXIT_USAGE)
 
 
-for command in (load, get, put, delete, scan, stats, verify, compact, checkpoint, dump, demo):
+for command in (
+    load,
+    get,
+    put,
+    delete,
+    scan,
+    stats,
+    verify,
+    compact,
+    checkpoint,
+    repair,
+    dump,
+    demo,
+):
     group.add_command(command)
