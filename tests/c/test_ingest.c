@@ -5,6 +5,7 @@
 #include "harness.h"
 
 #include <errno.h>
+#include <sched.h>
 
 #include "ingest.h"
 #include "store_fixture.h"
@@ -254,6 +255,8 @@ LK_TEST(writers_beside_an_ingest_lose_nothing)
     writer beside = {.store = s, .key = "beside"}, among = {.store = s, .key = "0007"};
     CHECK(pthread_create(&beside.thread, NULL, writer_main, &beside) == 0);
     CHECK(pthread_create(&among.thread, NULL, writer_main, &among) == 0);
+    /* Not before both have begun: a machine with much to do starts threads late. */
+    while (atomic_load(&beside.done) == 0 || atomic_load(&among.done) == 0) sched_yield();
     for (int i = 0; i < 10; i++) {
         char value[16];
         (void)snprintf(value, sizeof value, "new%d.", i);

