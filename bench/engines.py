@@ -92,6 +92,7 @@ class Lsmkit(Engine):
     name = "lsmkit"
     package = "lsmkit"
     is_lsm = True
+    options: ClassVar[dict[str, Any]] = {}
 
     def open(self, path: str, sync: bool, memory: Memory) -> None:
         import lsmkit
@@ -101,6 +102,7 @@ class Lsmkit(Engine):
             durability="sync" if sync else "process",
             segment_bytes=memory.buffer_bytes,
             cache_bytes=memory.cache_bytes,
+            **self.options,
         )
         self.put, self.get, self.delete = db.put, db.get, db.delete
         self.put_many, self.scan, self.close = db.put_many, db.scan, db.close

@@ -12,7 +12,7 @@ when its call returns, without a system call (`durability`); reads see all that 
 
 from __future__ import annotations
 
-from . import compaction, dbm
+from . import compaction, dbm, merge
 from ._core.core import Column, Columns, Cursor, WriteBatch, decode_key, encode_key, encode_keys
 from .db import DB, open
 from .errors import (
@@ -68,6 +68,7 @@ __all__ = [
     "destroy",
     "encode_key",
     "encode_keys",
+    "merge",
     "open",
     "repair",
 ]

@@ -1,9 +1,9 @@
 """What can be chosen about a store: `Options`.
 
-Options of the *store* (the first ten fields) say how its files look; they are stored with it, and
-an `open` that does not name one takes it from there. Options of the *process* (the others) say what
-this process gives to the store while it has it open: they are never stored, and one that is not
-named has its default at each open.
+Options of the *store* (the first eleven fields) say how its files look; they are stored with it,
+and an `open` that does not name one takes it from there. Options of the *process* (the others) say
+what this process gives to the store while it has it open: they are never stored, and one that is
+not named has its default at each open.
 
 Named are the fields that were given to `Options(...)` or `Options.replace`, also where they have
 the default's value. `dataclasses.replace` names all of them, because it passes all of them on.
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from ._record import Record, check_choice, check_int, record
 from .compaction import LazyLeveled, Policy
+from .errors import OptionsError
+from .merge import Operator, operator_from_text, operator_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ _STORED = (
     "bottom_compression",
     "compaction",
     "ttl",
+    "merge_operator",
 )
 
 
@@ -90,6 +93,9 @@ class Options(Record):
     ttl: float | None = None
     """Seconds that a row lives which is written without a `ttl` of its own: more than 0; None for
     ever. Rows that are there keep the deadline that they were written with."""
+    merge_operator: Operator | None = None
+    """What `merge` makes of operands: one of `lsmkit.merge`. A store keeps its first for good: with
+    another the sums that are stored would mean something else."""
     cache_bytes: int = 256 * MIB
     """Memory for decoded blocks, indexes and filters, shared by the whole store: 0 to 16 TiB."""
     log_io: str = "auto"
@@ -106,6 +112,8 @@ class Options(Record):
     if not TYPE_CHECKING:
 
         def __init__(self, **given):
+            if isinstance(given.get("merge_operator"), type):
+                given["merge_operator"] = operator_of(given["merge_operator"])
             super().__init__(**given)
             self.__dict__["_named"] = frozenset(given)
 
@@ -120,6 +128,11 @@ class Options(Record):
         elif name == "ttl":
             if value is not None:
                 _check_ttl(value)
+        elif name == "merge_operator":
+            if value is not None and not isinstance(value, Operator):
+                raise TypeError(
+                    f"{name} must be an operator of lsmkit.merge, not {type(value).__name__}"
+                )
         elif not isinstance(value, Policy):
             raise TypeError(
                 f"{name} must be a policy of lsmkit.compaction, not {type(value).__name__}"
@@ -143,6 +156,8 @@ class Options(Record):
             value = getattr(self, name)
             if isinstance(value, Policy):
                 value = value.to_text()
+            elif isinstance(value, Operator):
+                value = value.text
             lines.append(f"{name}={'' if value is None else value}\n")
         return "".join(lines)
 
@@ -163,12 +178,15 @@ class Options(Record):
                 given[name] = int(value)
             elif name == "ttl":
                 given[name] = float(value) if value else None
+            elif name == "merge_operator":
+                given[name] = operator_from_text(value) if value else None
             else:
                 given[name] = value or None
         return cls(**given)
 
     def completed(self, stored: Options | str) -> Self:
-        """These options where they are named, and elsewhere those of the store."""
+        """These options where they are named, and elsewhere those of the store. OptionsError where
+        the store has another merge operator: none is never another, and it never loses one."""
         if isinstance(stored, str):
             stored = Options.from_text(stored)
         theirs = {
@@ -176,6 +194,13 @@ class Options(Record):
             for name in _STORED
             if name in stored.named and name not in self.named
         }
+        kept = stored.merge_operator
+        if kept is not None and self.merge_operator is None:
+            theirs["merge_operator"] = kept
+        elif kept is not None and self.merge_operator != kept:
+            raise OptionsError(
+                f"the store merges by {kept.text}; merge_operator is {self.merge_operator!r}"
+            )
         return self.replace(**theirs) if theirs else self
 
     def __reduce__(self) -> tuple[Callable[..., Options], tuple[type[Options], dict[str, Any]]]:

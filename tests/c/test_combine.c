@@ -102,6 +102,46 @@ LK_TEST(test_words_of_equal_keys_become_one)
     }
 }
 
+LK_TEST(test_pieces_make_what_the_whole_makes)
+{
+    enum { ROWS = 7000, KEYS = 3000 };
+    static uint64_t keys[ROWS], words[ROWS];
+    static lk_bytes key_rows[ROWS], word_rows[ROWS];
+    uint64_t rng = lk_test_seed() | 1;
+    lk_error err;
+    lk_operator *op = parse("add_int64");
+    for (size_t i = 0; i < ROWS; i++) {
+        keys[i] = next_random(&rng) % KEYS;
+        words[i] = next_random(&rng);
+        key_rows[i] = (lk_bytes){(const uint8_t *)&keys[i], i % 5 == 0 ? 0 : 8};
+        word_rows[i] = (lk_bytes){(const uint8_t *)&words[i], 8};
+    }
+    lk_column key_column = spans(key_rows, ROWS), operands = spans(word_rows, ROWS);
+    lk_combined whole, pieces;
+    lk_combiner *c;
+    CHECK_OK(lk_combine(op, &key_column, &operands, &whole, &err), &err);
+    CHECK_OK(lk_combiner_new(op, &c, &err), &err);
+    for (size_t at = 0; at < ROWS;) {
+        size_t n = 1 + next_random(&rng) % 900;
+        if (n > ROWS - at) n = ROWS - at;
+        lk_column some_keys = spans(key_rows + at, n), some = spans(word_rows + at, n);
+        CHECK_OK(lk_combiner_add(c, &some_keys, &some, &err), &err);
+        at += n;
+    }
+    CHECK_OK(lk_combiner_end(c, &pieces, &err), &err);
+    lk_combiner_free(c);
+    CHECK_EQ(pieces.keys.count, whole.keys.count);
+    for (size_t i = 0; i < 2 * whole.keys.count; i++) {
+        lk_bytes a = pieces.spans[i], b = whole.spans[i];
+        CHECK(lk_bytes_equal(a.data, a.len, b.data, b.len));
+    }
+    /* What the keys were taken from may change now. */
+    CHECK(pieces.spans[1].data != whole.spans[1].data);
+    lk_combined_deinit(&pieces);
+    lk_combined_deinit(&whole);
+    lk_operator_unref(op);
+}
+
 LK_TEST(test_keys_in_every_form_are_told_apart)
 {
     lk_error err;

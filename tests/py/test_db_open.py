@@ -177,7 +177,7 @@ def test_files_of_others_are_left(store_path: str) -> None:
 
 
 def test_unknown_options_are_a_type_error(store_path: str) -> None:
-    for options in ({"segment_size": 1}, {"memory": 3}, {"merge_operator": None}):
+    for options in ({"segment_size": 1}, {"memory": 3}, {"merge": None}):
         with pytest.raises(TypeError, match="has no field"):
             lsmkit.open(store_path, **options)
     with pytest.raises(TypeError):
@@ -227,6 +227,7 @@ def test_every_option_is_taken(store_path: str) -> None:
         "bottom_compression": "none",
         "compaction": lsmkit.compaction.Leveled(),
         "ttl": 86_400.0,
+        "merge_operator": lsmkit.merge.AddInt64(),
         "cache_bytes": 1 << 20,
         "log_io": "written",
         "background_threads": 3,

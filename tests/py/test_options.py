@@ -15,7 +15,9 @@ import sys
 
 import pytest
 
+from lsmkit import merge
 from lsmkit.compaction import LazyLeveled, Leveled
+from lsmkit.errors import OptionsError
 from lsmkit.options import Options
 
 INT_RANGES = {
@@ -56,13 +58,14 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert (o.compression, o.bottom_compression) == ("lz4", None)
     assert o.compaction == LazyLeveled()
     assert o.ttl is None
+    assert o.merge_operator is None
     assert o.log_io == "auto"
     assert (o.background_threads, o.rate_limit, o.sync_interval_ms) == (2, 0, 1000)
 
 
 def test_every_field_is_checked_by_some_test_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names == {*INT_RANGES, *CHOICES, "compaction", "ttl"}
+    assert names == {*INT_RANGES, *CHOICES, "compaction", "ttl", "merge_operator"}
 
 
 @pytest.mark.parametrize("name", INT_RANGES)
@@ -107,6 +110,25 @@ def test_a_ttl_is_a_number_of_seconds_or_none() -> None:
     for value in (0, -1, float("nan")):
         with pytest.raises(ValueError, match=r"ttl is .* must be more than 0 seconds"):
             Options(ttl=value)
+
+
+def test_a_merge_operator_is_one_of_the_module_or_its_class() -> None:
+    assert Options(merge_operator=merge.AddInt64).merge_operator == merge.AddInt64()
+    for operator in (None, merge.Append(), merge.HyperLogLog(9), merge.Struct(a="add")):
+        o = Options(merge_operator=operator)
+        assert Options.from_text(o.to_text()).merge_operator == operator
+    for value in ("append", 1, merge.Custom):
+        with pytest.raises(TypeError, match=r"operator of lsmkit\.merge"):
+            Options(merge_operator=value)
+
+
+def test_a_stored_merge_operator_is_kept_and_never_exchanged() -> None:
+    stored = Options(merge_operator=merge.AddInt64())
+    assert Options().completed(stored).merge_operator == merge.AddInt64()
+    assert Options(merge_operator=None).completed(stored).merge_operator == merge.AddInt64()
+    assert stored.completed(Options(merge_operator=None)).merge_operator == merge.AddInt64()
+    with pytest.raises(OptionsError, match="merges by add_int64"):
+        Options(merge_operator=merge.MaxInt64()).completed(stored)
 
 
 def test_an_unknown_field_is_a_type_error() -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 import lsmkit
 import lsmkit.testing
-from lsmkit import compaction
+from lsmkit import compaction, merge
 
 
 def single_operations(db: lsmkit.DB) -> None:
@@ -65,6 +65,7 @@ def batches(db: lsmkit.DB) -> None:
     with db.batch(durability="periodic", timeout=2.0) as b:
         b.put(b"k1", b"v1", ttl=60)
         b.delete(b"k2")
+        b.merge(b"k2", b"more")
     batch = lsmkit.WriteBatch()
     assert not batch
     batch.put(b"k3", np.arange(3))
@@ -124,6 +125,9 @@ def columns(db: lsmkit.DB) -> None:
     db.put_many(numbers, numbers.astype("f8"))
     db.put_many([b"x", b"y"], (b"1", bytearray(b"2")), durability="process", timeout=1)
     db.put_many([b"x"], [b"1"], ttl=0.5)
+    db.merge(b"merged", b"1", durability="process", timeout=1)
+    db.merge_many([b"merged"], [b"2"], durability="sync", timeout=None)
+    db.merge_many(np.array([b"m1", b"m2"]), np.array([b"a", b"b"]))
     db.put_many(np.array([b"k1", b"k2"]), np.zeros((2, 4), np.uint8))
     data, offsets = b"onetwo", np.array([0, 3, 6])
     db.put_many((data, offsets), [b"1", b"2"])
@@ -292,6 +296,7 @@ def options(db: lsmkit.DB) -> None:
         bottom_compression=None,
         compaction=compaction.Leveled(),
         ttl=3600,
+        merge_operator=merge.Append(),
         cache_bytes=1 << 20,
         log_io="auto",
         background_threads=1,
@@ -373,10 +378,43 @@ def errors(directory: str) -> None:
     assert place == ("file", 7, 1, 2)
 
 
+def merging() -> None:
+    one = (1).to_bytes(8, "little")
+    kinds: list[type[merge.Operator]] = [merge.AddInt64, merge.MaxInt64, merge.MinInt64]
+    kinds += [merge.AddFloat64, merge.BitOr, merge.Append, merge.Latest]
+    for kind in kinds:
+        operator: merge.Operator = merge.operator_of(kind)
+        text: str = operator.text
+        assert merge.operator_from_text(text) == operator
+        value: bytes = operator.fold(None, [one])
+        assert operator.combine([one]) == value
+    record = merge.Struct(np.dtype([("n", "i8"), ("low", "f8")]), n="add", low="min")
+    dtype: np.dtype[Any] = record.dtype
+    rules: dict[str, str] = record.rules
+    assert (dtype.itemsize, rules) == (16, {"n": "add", "low": "min"})
+    seen = merge.HyperLogLog(precision=12)
+    bits: int = seen.precision
+    about: float = merge.HyperLogLog.estimate(seen.fold(None, [b"a", b"b", b"a"]))
+    assert (bits, round(about)) == (12, 2)
+
+    def longest(old: bytes | None, operand: bytes) -> bytes:
+        return operand if old is None or len(operand) > len(old) else old
+
+    own = merge.Custom("longest", longest, associative=True)
+    name: str = own.name
+    folds: bool = own.associative
+    assert (name, folds, own.fold(b"ab", [b"c"])) == ("longest", True, b"ab")
+
+
 def main(directory: str) -> None:
     chosen = lsmkit.Options(segment_bytes=1 << 20)
     with lsmkit.open(
-        directory, create_if_missing=True, durability="process", options=chosen, filter_bits=8
+        directory,
+        create_if_missing=True,
+        durability="process",
+        options=chosen,
+        filter_bits=8,
+        merge_operator=merge.Append,
     ) as db:
         assert str(db) == f"<lsmkit.DB at {directory!r}>"
         single_operations(db)
@@ -386,6 +424,7 @@ def main(directory: str) -> None:
         transactions(db)
         columns(db)
         keys_of_parts()
+        merging()
         scans(db)
         cursors(db)
         snapshots(db)

@@ -64,6 +64,7 @@ cdef class _ColumnIn:
     cdef lk_column col
     cdef str role            # what errors call it: "keys", "values"
     cdef bint is_key
+    cdef char number         # i, u, f: numbers, signed, unsigned, floating; 0: bytes
     cdef size_t row_bytes_max
     cdef object owner        # keeps alive what `col` points into, where a buffer does not
     cdef void *owned         # what had to be made, from malloc()
@@ -329,6 +330,7 @@ cdef int refuse_long_stripped(_ColumnIn column, Py_ssize_t width, Py_ssize_t str
 cdef int open_numbers(_ColumnIn column, Py_ssize_t width, Py_ssize_t stride, bint signed,
                       bint floating, bint big) except -1:
     column.col.width = <uint32_t>width
+    column.number = c'f' if floating else c'i' if signed else c'u'
     if width == 1:
         big = False
     if big and column.is_key and not signed and stride >= 0:

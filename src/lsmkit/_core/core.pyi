@@ -3,7 +3,7 @@
 # Names that begin with an underscore exist for type checkers alone, but for `_probe_*`, which the
 # tests call, and `_BatchContext`. tests/py/test_stubs.py compares this file with the module.
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol, SupportsIndex, TypeAlias, TypeVar, overload
 
@@ -198,6 +198,24 @@ class Tree(Reader):
         timeout: float | None = None,
     ) -> None: ...
     def __delitem__(self, key: _BytesLike, /) -> None: ...
+    def merge(
+        self,
+        key: _BytesLike,
+        operand: _BytesLike | float,
+        *,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
+    ) -> None: ...
+    def merge_many(
+        self,
+        keys: _ColumnLike,
+        operands: _ColumnLike | Sequence[float],
+        *,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
+        source: str | None = None,
+        seq: SupportsIndex | None = None,
+    ) -> bool: ...
     def setdefault(
         self, key: _BytesLike, default: _BytesLike | None = None, *, ttl: float | None = None
     ) -> bytes: ...
@@ -273,6 +291,7 @@ class WriteBatch:
     def nbytes(self) -> int: ...
     def put(self, key: _BytesLike, value: _BytesLike, *, ttl: float | None = None) -> None: ...
     def delete(self, key: _BytesLike) -> None: ...
+    def merge(self, key: _BytesLike, operand: _BytesLike) -> None: ...
     def clear(self) -> None: ...
 
 @final
@@ -286,6 +305,23 @@ class _BatchContext(WriteBatch):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> Literal[False]: ...
+
+# --- Merging ---------------------------------------------------------------------------------
+
+class Operator:
+    @property
+    def text(self) -> str: ...
+    def _make(
+        self,
+        text: str,
+        is_function: bool = False,
+        function: Callable[[bytes | None, bytes], bytes] | None = None,
+        associative: bool = False,
+    ) -> None: ...
+    def fold(self, value: _BytesLike | None, operands: _ColumnLike | Sequence[float]) -> bytes: ...
+    def combine(self, operands: _ColumnLike | Sequence[float]) -> bytes: ...
+
+def hll_estimate(value: _BytesLike) -> float: ...
 
 # --- Scans -----------------------------------------------------------------------------------
 

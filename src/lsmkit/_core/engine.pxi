@@ -111,6 +111,13 @@ cdef extern from "segment.h" nogil:
     lk_status lk_segment_verify(const lk_segment *s, uint32_t records, uint64_t *out_bytes,
                                 lk_error *err)
     uint32_t lk_segment_visible(const lk_segment *s, uint64_t seq)
+    ctypedef struct lk_record:
+        const uint8_t *key
+        const uint8_t *value
+        uint32_t key_len, value_len
+        uint32_t tree
+        lk_kind kind
+    lk_record lk_record_at(const uint8_t *p)
     size_t lk_record_bytes(uint32_t tree, size_t key_len, size_t value_len)
     uint8_t *lk_record_write(uint8_t *to, uint32_t tree, lk_kind kind, const uint8_t *key,
                              size_t key_len, const uint8_t *value, size_t value_len)
@@ -119,8 +126,57 @@ cdef extern from "segment.h" nogil:
                                     const uint8_t *value, size_t value_len)
 
 cdef extern from "operator.h" nogil:
+    ctypedef struct lk_buffer:
+        uint8_t *data
+        size_t len, capacity
+    ctypedef enum lk_operator_kind:
+        LK_OPERATOR_OTHER
+        LK_OPERATOR_ADD_INT64
+        LK_OPERATOR_ADD_FLOAT64
+        LK_OPERATOR_MAX_INT64
+        LK_OPERATOR_MIN_INT64
+    ctypedef struct lk_operator
+    ctypedef lk_status lk_operator_full(const lk_operator *op, const lk_bytes *old,
+                                        const lk_bytes *operands, size_t count, lk_buffer *out,
+                                        lk_error *err) noexcept
+    ctypedef lk_status lk_operator_check(const lk_operator *op, lk_bytes operand,
+                                         lk_error *err) noexcept
+    ctypedef lk_status lk_operator_partial(const lk_operator *op, const lk_bytes *operands,
+                                           size_t count, lk_buffer *out, lk_error *err) noexcept
     ctypedef struct lk_operator:
+        char *text
+        lk_operator_kind kind
+        bint calls_out
+        size_t width
+        lk_operator_full *full
+        lk_operator_partial *partial
+        lk_operator_check *check
+        void *context
+    lk_status lk_buffer_append(lk_buffer *b, const void *data, size_t len, lk_error *err)
+    void lk_buffer_deinit(lk_buffer *b)
+    lk_status lk_operator_parse(const char *text, lk_operator **out, lk_error *err)
+    lk_status lk_operator_new(const char *text, lk_operator_full *full,
+                              lk_operator_partial *partial,
+                              void (*release)(void *context) noexcept, void *context,
+                              lk_operator **out, lk_error *err)
+    lk_operator *lk_operator_ref(lk_operator *op)
+    void lk_operator_unref(lk_operator *op)
+    lk_status lk_hll_estimate(lk_bytes value, double *out, lk_error *err)
+
+cdef extern from "combine.h" nogil:
+    ctypedef struct lk_combined:
+        lk_column keys, operands
+    lk_status lk_combine_check(const lk_operator *op, const lk_column *operands, lk_error *err)
+    lk_status lk_combine(const lk_operator *op, const lk_column *keys, const lk_column *operands,
+                         lk_combined *out, lk_error *err)
+    void lk_combined_deinit(lk_combined *c)
+    ctypedef struct lk_combiner:
         pass
+    lk_status lk_combiner_new(const lk_operator *op, lk_combiner **out, lk_error *err)
+    lk_status lk_combiner_add(lk_combiner *c, const lk_column *keys, const lk_column *operands,
+                              lk_error *err)
+    lk_status lk_combiner_end(lk_combiner *c, lk_combined *out, lk_error *err)
+    void lk_combiner_free(lk_combiner *c)
 
 cdef extern from "settings.h" nogil:
     const uint64_t LK_TTL_NONE

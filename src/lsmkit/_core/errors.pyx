@@ -27,6 +27,7 @@ cdef extern from "status.h" nogil:
         LK_EXISTS
         LK_CANCELLED
         LK_UNSUPPORTED
+        LK_OPERATOR
 
     ctypedef struct lk_error:
         lk_status code
@@ -84,6 +85,9 @@ cdef object raise_error(lk_error *err):
         if path is not None:
             raise corruption_error(err, message, path)
         raise _errors.OptionsError(message)
+    if code == LK_OPERATOR:
+        raised = take_raised()
+        raise raised if raised is not None else _errors.Error(message)
     # LK_FULL and LK_MISS are the core's own affairs: the store retries them.
     name = lk_status_name(code).decode()
     raise _errors.Error(f"unexpected status '{name}' from the core: {located(message, path)}")

@@ -51,6 +51,8 @@ cdef lk_settings *settings_of(object options) except NULL:
     cdef lk_error err
     memset(&tree, 0, sizeof(tree))
     tree.ttl_us = ttl_us_of(options.ttl)
+    if options.merge_operator is not None:
+        tree.op = (<Operator?>options.merge_operator).made()
     if lk_settings_new(lk_env_posix(), &tree, 1, &out, &err) != LK_OK:
         raise_error(&err)
     return out

@@ -26,6 +26,10 @@ cdef class Tree(Reader):
     cdef bint is_fast       # the store's own durability asks for no sync
     cdef bint is_plain      # ... and rows have no deadline that the tree gives them
     cdef uint64_t ttl_us    # that the tree gives to rows; LK_TTL_NONE
+    cdef lk_operator *op    # its own reference; NULL: the tree has none
+
+    def __dealloc__(self):
+        lk_operator_unref(self.op)
 
     def _attach(self, Handle handle, uint32_t tree):
         self.handle = handle
@@ -36,6 +40,8 @@ cdef class Tree(Reader):
         self.is_fast = handle.durability != LK_DURABILITY_SYNC and not handle.read_only
         cdef lk_view *v = lk_store_view(handle.s)
         self.ttl_us = lk_settings_tree(v.settings, tree).ttl_us
+        cdef lk_operator *op = lk_settings_tree(v.settings, tree).op
+        self.op = lk_operator_ref(op) if op != NULL else NULL
         lk_view_unref(v)
         self.is_plain = self.is_fast and self.ttl_us == LK_TTL_NONE
 
@@ -71,6 +77,28 @@ cdef class Tree(Reader):
     def __delitem__(self, key):
         if self.exchange(LK_KIND_DELETE, key, b"", None) is None:
             raise KeyError(key)
+
+    def merge(self, key, operand, *, durability=None, timeout=None):
+        """Stores an operand for `key`, of which reads make the value by the store's merge operator.
+
+        Reads nothing, so it costs what a `put` does. `operand` is bytes-like; an int or a float is
+        taken too where the operator keeps such numbers. Raises ValueError, and stores nothing, for
+        an operand that the operator refuses, OptionsError where there is no operator. Keywords as
+        for `put`.
+        """
+        if (PyBytes_CheckExact(key) and PyBytes_CheckExact(operand) and durability is None
+                and timeout is None and self.op != NULL and operator_takes(self.op, operand)
+                and self.put_now(LK_KIND_MERGE, key, operand)):
+            return
+        self.write_row(LK_KIND_MERGE, key_of(key), operand_of(self.operator(), operand), None,
+                       durability, timeout)
+
+    cdef lk_operator *operator(self) except NULL:
+        if self.op == NULL:
+            self.handle.check_open()
+            raise _errors.OptionsError(f"{self.handle.path}: there is no merge operator; open the "
+                                       f"store with merge_operator=, one of lsmkit.merge")
+        return self.op
 
     def setdefault(self, key, default=None, *, ttl=None):
         """The value of `key`; where there is none, stores `default`, which is bytes-like, and
@@ -146,8 +174,11 @@ cdef class Tree(Reader):
                                 lk_hash_key(self.tree, k, <size_t>n)) == LK_OK
 
     cdef int put_slow(self, lk_kind kind, key, value, ttl, durability, timeout) except -1:
-        cdef _Bytes k = key_of(key)
-        cdef _Bytes v = bytes_of(value, "value", LK_VALUE_BYTES_MAX)
+        self.write_row(kind, key_of(key), bytes_of(value, "value", LK_VALUE_BYTES_MAX), ttl,
+                       durability, timeout)
+        return 0
+
+    cdef int write_row(self, lk_kind kind, _Bytes k, _Bytes v, ttl, durability, timeout) except -1:
         cdef lk_bytes key_span, value_span
         cdef lk_column keys, values
         cdef lk_write w
@@ -209,6 +240,19 @@ cdef class Tree(Reader):
         the keywords and what is returned."""
         return self.write_columns(LK_KIND_DELETE, keys, None, None, durability, timeout, source,
                                   seq)
+
+    def merge_many(self, keys, operands, *, durability=None, timeout=None, source=None,
+                   seq=None):
+        """Stores many operands at once, atomically; `keys` and `operands` are columns as for
+        `put_many`. Operands of equal keys are combined first, so that each key is logged once;
+        those of a Custom that is not associative are logged as they are, in their order.
+
+        Arrays of integers or floats of any width are operands where the operator keeps such
+        numbers. Raises ValueError, and stores nothing, for an operand that the operator refuses
+        (named by its index) or that does not fit others of its key. Runs without the GIL, but for
+        Custom. Costs about 20 ns a row in C. `source`, `seq` and what is returned as for `put_many`.
+        """
+        return merge_columns(self, keys, operands, durability, timeout, source, seq)
 
     cdef bint write_columns(self, lk_kind kind, keys, values, ttl, durability, timeout, source,
                             seq) except -1:
@@ -292,6 +336,8 @@ cdef class Tree(Reader):
         cdef lk_error err
         cdef lk_status st
         cdef bint stamp = batch.has_ttl or self.handle.has_ttl
+        if batch.has_merge:
+            batch_check(self.operator(), batch.data, batch.records)
         if (not stamp and durability is None and timeout is None and source is None and seq is None
                 and self.is_fast and 0 < batch.records < 0x7FFFFFFF
                 and lk_store_try_begin(self.s, batch.used, <uint32_t>batch.records, &to) == LK_OK):
@@ -366,6 +412,7 @@ cdef class WriteBatch:
     cdef size_t used, capacity
     cdef uint64_t records
     cdef bint has_ttl        # some put brings a ttl of its own
+    cdef bint has_merge
     cdef int locked          # being written without the GIL
 
     def __dealloc__(self):
@@ -416,12 +463,20 @@ cdef class WriteBatch:
         cdef _Bytes k = key_of(key)
         self.append(LK_KIND_DELETE, k.data, k.len, NULL, 0)
 
+    def merge(self, key, operand):
+        """Stores an operand for `key`, which is bytes-like, when the batch is applied; the store's
+        merge operator looks at it then, and refuses the batch as `DB.merge` would."""
+        cdef _Bytes k = key_of(key)
+        cdef _Bytes v = bytes_of(operand, "operand", LK_VALUE_BYTES_MAX)
+        self.append(LK_KIND_MERGE, k.data, k.len, v.data, v.len)
+        self.has_merge = True
+
     def clear(self):
         """Forgets all writes; keeps the memory."""
         self.check_unlocked()
         self.used = 0
         self.records = 0
-        self.has_ttl = False
+        self.has_ttl = self.has_merge = False
 
     cdef int check_unlocked(self) except -1:
         if self.locked:

@@ -1,10 +1,10 @@
 /* combine.c: see combine.h. A hash table of the keys seen, and for each what its operands make.
  *
  * A slot is half a hash and the number of an entry; entries stand in the order of their first
- * operand. Keys are looked at in groups: their slots, then their entries are asked for before
- * the first is used, so that the cache misses of a group are waited for together. Operators that
- * keep a word fold it into the entry at once, in loops of their own. The others link the
- * operands of a key, and fold each list in one call at the end, so that appending is linear.
+ * operand. Keys are looked at in groups: their slots, then their entries, then the keys of those are
+ * asked for before the first is used, so that the cache misses of a group are waited for together.
+ * Operators that keep a word fold it into the entry at once, in loops of their own. The others link
+ * the operands of a key, and fold each list in one call at the end, so that appending is linear.
  */
 #include "combine.h"
 
@@ -13,7 +13,7 @@
 #include "check.h"
 #include "hash.h"
 
-#define GROUP 16u
+#define GROUP 32u
 #define NONE UINT32_MAX
 
 typedef struct entry {
@@ -37,7 +37,7 @@ typedef struct slot {
     uint32_t entry; /* NONE: free */
 } slot;
 
-typedef struct table {
+struct lk_combiner {
     const lk_operator *op;
     const lk_column *keys, *operands;
     slot *slots;
@@ -46,7 +46,8 @@ typedef struct table {
     uint32_t count, capacity;
     uint32_t *next; /* a row's successor of the same key; NULL for words */
     bool inlined;   /* keys are in the entries */
-} table;
+};
+typedef struct lk_combiner table;
 
 /* ---- the table ---- */
 
@@ -55,10 +56,10 @@ static const uint8_t *key_of(const table *t, const entry *e)
     return t->inlined ? e->key.bytes : e->key.at;
 }
 
-static lk_status table_init(table *t, lk_error *err)
+static lk_status table_init(table *t, size_t rows, lk_error *err)
 {
     size_t slots = 1024;
-    while (slots < 8192 && slots < 2 * t->keys->count) slots *= 2;
+    while (slots < 8192 && slots < 2 * rows) slots *= 2;
     t->mask = slots - 1;
     t->capacity = (uint32_t)(slots / 2);
     t->slots = malloc(slots * sizeof *t->slots);
@@ -138,7 +139,7 @@ typedef struct group {
     uint8_t scratch[GROUP][8];
 } group;
 
-/* Keys and hashes of rows from `from`, with their slots and entries on the way to the cache. */
+/* Keys and hashes of rows from `from`, with what they are compared to on the way to the cache. */
 static uint32_t group_read(const table *t, size_t from, group *g)
 {
     size_t left = t->keys->count - from;
@@ -151,6 +152,10 @@ static uint32_t group_read(const table *t, size_t from, group *g)
     for (uint32_t i = 0; i < n; i++) {
         slot s = t->slots[g->hashes[i] & t->mask];
         if (s.entry != NONE) __builtin_prefetch(&t->entries[s.entry], 1);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        slot s = t->slots[g->hashes[i] & t->mask];
+        if (s.entry != NONE) __builtin_prefetch(key_of(t, &t->entries[s.entry]));
     }
     return n;
 }
@@ -322,7 +327,7 @@ lk_status lk_combine(const lk_operator *op, const lk_column *keys, const lk_colu
     if (keys->count >= NONE) {
         return lk_fail(err, LK_INVALID, 0, NULL, 0, NONE, keys->count, "too many operands at once");
     }
-    LK_TRY(table_init(&t, err));
+    LK_TRY(table_init(&t, keys->count, err));
     if (lk_operator_is_word(op->kind)) {
         LK_TRY(fold_all_words(&t, err));
         LK_TRY(spans_alloc(&t, out, err));
@@ -348,4 +353,58 @@ void lk_combined_deinit(lk_combined *c)
     lk_buffer_deinit(&c->made);
     c->spans = NULL;
     c->entries = NULL;
+}
+
+/* ---- a piece at a time ---- */
+
+lk_status lk_combiner_new(const lk_operator *op, lk_combiner **out, lk_error *err)
+{
+    LK_ASSERT(lk_operator_is_word(op->kind));
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL) return lk_fail_nomem(err, sizeof **out);
+    (*out)->op = op;
+    lk_status st = table_init(*out, 0, err);
+    if (st != LK_OK) {
+        lk_combiner_free(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+lk_status lk_combiner_add(lk_combiner *c, const lk_column *keys, const lk_column *operands,
+                          lk_error *err)
+{
+    LK_ASSERT(keys->count == operands->count && keys->form == LK_COLUMN_SPANS);
+    c->keys = keys;
+    c->operands = operands;
+    return fold_all_words(c, err);
+}
+
+lk_status lk_combiner_end(lk_combiner *c, lk_combined *out, lk_error *err)
+{
+    *out = (lk_combined){0};
+    lk_status st = spans_alloc(c, out, err);
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < c->count; i++) bytes += c->entries[i].key_len;
+    if (st == LK_OK) st = lk_buffer_reserve(&out->made, bytes, err);
+    if (st != LK_OK) {
+        lk_combined_deinit(out);
+        return st;
+    }
+    for (uint32_t i = 0; i < c->count; i++) {
+        uint8_t *to = out->made.data + out->made.len;
+        if (out->spans[i].len != 0) memcpy(to, out->spans[i].data, out->spans[i].len);
+        out->spans[i].data = to;
+        out->made.len += out->spans[i].len;
+    }
+    out->entries = c->entries;
+    c->entries = NULL;
+    return LK_OK;
+}
+
+void lk_combiner_free(lk_combiner *c)
+{
+    if (c == NULL) return;
+    table_deinit(c);
+    free(c);
 }

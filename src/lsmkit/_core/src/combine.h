@@ -29,4 +29,13 @@ lk_status lk_combine(const lk_operator *op, const lk_column *keys, const lk_colu
                      lk_combined *out, lk_error *err);
 void lk_combined_deinit(lk_combined *c);
 
+/* The same a piece at a time, for operators that keep a word. Keys must stay until the end, which
+ * copies those that are left, so that what they were taken from may change then. */
+typedef struct lk_combiner lk_combiner;
+lk_status lk_combiner_new(const lk_operator *op, lk_combiner **out, lk_error *err);
+lk_status lk_combiner_add(lk_combiner *c, const lk_column *keys, const lk_column *operands,
+                          lk_error *err);
+lk_status lk_combiner_end(lk_combiner *c, lk_combined *out, lk_error *err);
+void lk_combiner_free(lk_combiner *c); /* accepts NULL */
+
 #endif
