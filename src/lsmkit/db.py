@@ -325,6 +325,7 @@ def _stats_of(raw: dict[str, Any], options: Options, pressure: float) -> dict[st
         "cache": cache,
         "memory": memory,
         **shape_of(version, policy),
+        "range_tombstones": raw["range_tombstones"],
         "pressure": pressure,
         "background_errors": raw["background_errors"],
         "last_error": raw["background_error"] or "",

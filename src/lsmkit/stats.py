@@ -189,6 +189,9 @@ class Stats(_Counted):
     runs_mean: float
     """Runs that a read meets in a range, where all ranges are read alike: read amplification."""
     runs_max: int
+    range_tombstones: int
+    """Ranges that `delete_range` deleted and whose rows are not all off the disk: those in the log,
+    and stretches of keys over tables."""
     pressure: float
     """How far compaction is behind, from 0, at which writers are not slowed, to 1, at which they
     wait."""

@@ -23,6 +23,8 @@ class Verification(Record):
     rows: int
     """Rows of tables and records of the log, older versions included."""
     bytes: int
+    range_tombstones: int
+    """Ranges that `delete_range` deleted and whose rows are not all off the disk."""
     errors: tuple[Error, ...]
     """At most one for each file, whose reading ends there: a `CorruptionError` with `file`,
     `offset` and `found`, or the `StorageError` of a file that cannot be read."""
@@ -43,6 +45,7 @@ class Verification(Record):
             "blocks": self.blocks,
             "rows": self.rows,
             "bytes": self.bytes,
+            "range_tombstones": self.range_tombstones,
             "errors": [
                 {
                     "error": str(error),

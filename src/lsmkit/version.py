@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Key: TypeAlias = bytes
-    # (file, bytes, rows, tombstones, min_key, max_key, seq_min, seq_max, expired)
-    RawTable: TypeAlias = tuple[int, int, int, int, bytes, bytes, int, int, int]
+    # (file, bytes, rows, tombstones, min_key, max_key, seq_min, seq_max, expired, covered)
+    RawTable: TypeAlias = tuple[int, int, int, int, bytes, bytes, int, int, int, int]
     RawRun: TypeAlias = tuple[int, int, tuple[RawTable, ...]]  # (level, stamp, tables)
     RawRange: TypeAlias = tuple[bytes, tuple[RawRun, ...]]  # (lower, runs)
     RawTree: TypeAlias = tuple[RawRange, ...]
@@ -44,6 +44,7 @@ class Table:
 
     __slots__ = (
         "bytes",
+        "covered",
         "expired",
         "file",
         "max_key",
@@ -65,6 +66,9 @@ class Table:
     expired: int
     """Rows past their deadline, estimated from the first and the last deadline. Merging need not
     end all of them: in a tree with a merge operator a newer operand may have renewed a row."""
+    covered: int
+    """Bytes of rows that range tombstones hide from everybody, estimated from its keys: not 0 where
+    there may be any, all of its bytes where every row is one."""
 
     def __init__(self, raw: RawTable) -> None:
         (
@@ -77,6 +81,7 @@ class Table:
             self.seq_min,
             self.seq_max,
             self.expired,
+            self.covered,
         ) = raw
 
     def __repr__(self) -> str:

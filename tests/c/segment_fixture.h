@@ -44,8 +44,13 @@ static void segment_add(lk_segment *s, uint32_t tree, lk_kind kind, lk_bytes key
     if (value.len > 0) memcpy(p, value.data, value.len);
     lk_error err;
     CHECK_OK(lk_index_reserve(&s->index, 1, &err), &err);
-    lk_index_add(&s->index, lk_index_tag(lk_hash_key(tree, key.data, key.len)), s->count,
-                 s->position);
+    if (kind == LK_KIND_DELETE_RANGE) {
+        lk_index_place(&s->index, s->count, s->position);
+        lk_tomb_log_add(s, s->count);
+    } else {
+        lk_index_add(&s->index, lk_index_tag(lk_hash_key(tree, key.data, key.len)), s->count,
+                     s->position);
+    }
     s->position = (uint32_t)(p + value.len - s->base);
     s->count++;
     atomic_store_explicit(&s->indexed, s->count, memory_order_release);
@@ -56,6 +61,8 @@ LK_TEST_UNUSED static void segment_free(lk_segment *s)
 {
     CHECK_EQ(atomic_load(&s->refs), 1);
     lk_order_unref(s->order);
+    lk_order_unref(s->live);
+    lk_tomb_log_clear(&s->tombs);
     lk_lock_deinit(&s->order_lock);
     lk_index_deinit(&s->index);
     free(s->base);

@@ -1,6 +1,7 @@
 /* store_fixture.h: a store on a simulated machine, and its calls in one line each.
  *
- * Include after harness.h. Keys and values are texts; a value that is NULL is a delete.
+ * Include after harness.h. Keys and values are texts; a value that is NULL is a delete. With `stop` an
+ * operation deletes the range from its key on, "" stands for the end.
  */
 #ifndef LK_STORE_FIXTURE_H
 #define LK_STORE_FIXTURE_H
@@ -13,7 +14,7 @@
 
 typedef struct store_op { /* of a batch */
     uint32_t tree;
-    const char *key, *value;
+    const char *key, *value, *stop;
 } store_op;
 
 /* Small segments, so that little work makes many of them. */
@@ -104,21 +105,32 @@ LK_TEST_UNUSED static void store_put(lk_store *s, uint32_t tree, const char *key
     CHECK_OK(store_write(s, tree, key, value, LK_DURABILITY_PROCESS, &err), &err);
 }
 
+static lk_kind op_kind(const store_op *op)
+{
+    return op->stop != NULL    ? LK_KIND_DELETE_RANGE
+           : op->value != NULL ? LK_KIND_PUT
+                               : LK_KIND_DELETE;
+}
+
+static const char *op_value(const store_op *op)
+{
+    return op->stop != NULL ? op->stop : op->value != NULL ? op->value : "";
+}
+
 LK_TEST_UNUSED static lk_status store_batch(lk_store *s, const store_op *ops, size_t count,
                                             lk_durability durability, lk_error *err)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
-        size_t value_len = ops[i].value != NULL ? strlen(ops[i].value) : 0;
+        size_t value_len = strlen(op_value(&ops[i]));
         bytes += lk_record_bytes(ops[i].tree, strlen(ops[i].key), value_len);
     }
     uint8_t *body = malloc(bytes), *to = body;
     CHECK(body != NULL);
     for (size_t i = 0; i < count; i++) {
-        size_t value_len = ops[i].value != NULL ? strlen(ops[i].value) : 0;
-        lk_kind kind = ops[i].value != NULL ? LK_KIND_PUT : LK_KIND_DELETE;
-        to = lk_record_write(to, ops[i].tree, kind, (const uint8_t *)ops[i].key, strlen(ops[i].key),
-                             (const uint8_t *)ops[i].value, value_len);
+        const char *value = op_value(&ops[i]);
+        to = lk_record_write(to, ops[i].tree, op_kind(&ops[i]), (const uint8_t *)ops[i].key,
+                             strlen(ops[i].key), (const uint8_t *)value, strlen(value));
     }
     lk_write w = {
         .durability = durability,
@@ -130,6 +142,14 @@ LK_TEST_UNUSED static lk_status store_batch(lk_store *s, const store_op *ops, si
     lk_status st = store_call(s, &w, err);
     free(body);
     return st;
+}
+
+LK_TEST_UNUSED static void store_delete_range(lk_store *s, uint32_t tree, const char *start,
+                                              const char *stop)
+{
+    lk_error err;
+    store_op op = {.tree = tree, .key = start, .stop = stop};
+    CHECK_OK(store_batch(s, &op, 1, LK_DURABILITY_PROCESS, &err), &err);
 }
 
 LK_TEST_UNUSED static void store_flush(lk_store *s)

@@ -407,3 +407,96 @@ LK_TEST(a_damaged_block_is_an_error_and_stays_one)
     lk_merge_free(m);
     world_free(&w);
 }
+
+static bool is_before(lk_bytes a, lk_bytes b, bool reverse)
+{
+    int c = lk_key_compare(a.data, a.len, b.data, b.len);
+    return reverse ? c > 0 : c < 0;
+}
+
+/* Whether the row is one that a skip from the place of `at` to `to` may leave out. */
+static bool may_be_skipped(const lk_row *row, lk_bytes at, lk_bytes to, uint64_t seq, bool reverse)
+{
+    int from = lk_key_compare(row->key, row->key_len, at.data, at.len);
+    int upto = lk_key_compare(row->key, row->key_len, to.data, to.len);
+    return row->seq < seq && (reverse ? from <= 0 && upto >= 0 : from >= 0 && upto < 0);
+}
+
+/* After some spans the merge is told to skip; what then still comes is what the list says, but for
+ * old rows of the stretch. */
+static void check_skip(const world *w, uint64_t *rng, bool reverse, size_t *out_skipped)
+{
+    lk_bounds all = {{NULL, 0}, {NULL, 0}};
+    walk x = {.w = w,
+              .all = world_rows(w, 0),
+              .bounds = &all,
+              .reverse = reverse,
+              .seq = w->count,
+              .table_seq = w->count};
+    lk_merge *m = merge_of(w, &all, reverse, w->count);
+    lk_span span;
+    lk_error err;
+    bool any, skipping = false;
+    lk_bytes at = {NULL, 0}, to = {NULL, 0};
+    uint64_t seq = 0;
+    const lk_table *last = NULL;
+    bool again = false;
+    if (lk_test_below(rng, 2) == 0) lk_merge_keep(m);
+    for (;;) {
+        CHECK_OK(lk_merge_next(m, &span, &any, &err), &err);
+        if (!any) break;
+        for (uint32_t i = 0; i < span.count; i++) {
+            const lk_row *row;
+            uint32_t at_row = span.first + (reverse ? span.count - 1 - i : i);
+            lk_bytes key = {span.record.key, span.record.key_len};
+            if (span.block != NULL) key = lk_block_key(span.block, at_row);
+            uint64_t got = span.block == NULL ? span.seq : lk_block_seq(span.block, at_row);
+            for (;; *out_skipped += 1) {
+                row = walk_next(&x);
+                CHECK(row != NULL);
+                if (row->seq == got && lk_bytes_equal(key.data, key.len, row->key, row->key_len)) {
+                    break;
+                }
+                CHECK(skipping && may_be_skipped(row, at, to, seq, reverse));
+            }
+            again = skipping && may_be_skipped(row, at, to, seq, reverse) &&
+                    lk_merge_span_is_old(m, &span, seq);
+        }
+        if (again) { /* a table that is old came behind one of its run that is not */
+            CHECK_OK(lk_merge_skip(m, to, seq, &err), &err);
+            CHECK(span.table != NULL && span.table != last);
+            last = span.table;
+            continue;
+        }
+        if (lk_test_below(rng, 6) != 0) continue;
+        lk_bytes next = world_key(w, (uint32_t)lk_test_below(rng, w->keys.count));
+        at = (lk_bytes){x.all.rows[x.at].key, x.all.rows[x.at].key_len};
+        /* One stretch after the other; backwards `to` belongs to it. */
+        int ahead = skipping ? lk_key_compare(at.data, at.len, to.data, to.len) : 0;
+        if (skipping && (reverse ? ahead >= 0 : ahead < 0)) continue;
+        if (!is_before(at, next, reverse)) continue;
+        /* Of the key given last older versions may still come, and belong to the stretch. */
+        skipping = true;
+        to = next;
+        seq = 1 + lk_test_below(rng, w->count + 1);
+        CHECK_OK(lk_merge_skip(m, to, seq, &err), &err);
+    }
+    for (const lk_row *row; (row = walk_next(&x)) != NULL; *out_skipped += 1) {
+        CHECK(skipping && may_be_skipped(row, at, to, seq, reverse));
+    }
+    lk_merge_free(m);
+    free(x.all.rows);
+}
+
+LK_TEST(what_is_skipped_is_old_and_in_the_stretch)
+{
+    uint64_t rng = lk_test_seed();
+    size_t skipped = 0;
+    for (int i = 0; i < 200; i++) {
+        world w = world_of_one_range(&rng, (uint32_t)lk_test_below(&rng, 5),
+                                     (uint32_t)lk_test_below(&rng, 4), 200);
+        for (int j = 0; j < 4; j++) check_skip(&w, &rng, j % 2 == 1, &skipped);
+        world_free(&w);
+    }
+    CHECK(skipped > 1000);
+}

@@ -287,3 +287,73 @@ LK_TEST(seek_finds_the_newest_version_of_the_next_key)
         segment_free(s);
     }
 }
+
+/* Whether the record may be missing for those who see at least the first `least` records. */
+static bool is_hidden(const lk_segment *s, uint32_t ordinal, uint32_t least)
+{
+    lk_record r = lk_segment_record(s, ordinal);
+    for (uint32_t t = ordinal + 1; t < least; t++) {
+        lk_record d = lk_segment_record(s, t);
+        if (d.kind != LK_KIND_DELETE_RANGE || d.tree != r.tree) continue;
+        if (lk_key_compare(d.key, d.key_len, r.key, r.key_len) > 0) continue;
+        if (d.value_len == 0) return true;
+        if (lk_key_compare(r.key, r.key_len, d.value, d.value_len) < 0) return true;
+    }
+    return false;
+}
+
+/* Every record of the first `visible` is in it that somebody may see, and no range tombstone. */
+static void check_live(const lk_segment *s, const lk_order *o, uint32_t visible, uint32_t least)
+{
+    uint8_t *given = calloc(s->count + 1, 1);
+    CHECK(given != NULL);
+    for (uint32_t i = 0; i < o->run_count; i++) {
+        const lk_order_run *run = o->runs[i];
+        for (uint32_t j = 0; j < run->count; j++) {
+            uint32_t ordinal = run->items[j].ordinal;
+            CHECK(ordinal < run->end && given[ordinal] == 0);
+            CHECK(lk_segment_record(s, ordinal).kind != LK_KIND_DELETE_RANGE);
+            CHECK(!is_hidden(s, ordinal, run->applied));
+            CHECK(j == 0 || lk_order_compare(s, &run->items[j - 1], &run->items[j]) < 0);
+            given[ordinal] = 1;
+        }
+    }
+    for (uint32_t i = 0; i < visible; i++) {
+        bool wanted = lk_segment_record(s, i).kind != LK_KIND_DELETE_RANGE;
+        CHECK(given[i] != 0 || !wanted || is_hidden(s, i, least));
+    }
+    free(given);
+}
+
+LK_TEST(a_live_order_leaves_out_what_nobody_sees_who_takes_it)
+{
+    enum { COUNT = 300 };
+    uint64_t rng = lk_test_seed();
+    lk_error err;
+    for (int round = 0; round < 60; round++) {
+        lk_segment *s = segment_new(1, COUNT, COUNT * (size_t)64);
+        while (s->count < COUNT) {
+            char key[24], stop[24];
+            int from = (int)lk_test_below(&rng, 100), n = 1 + (int)lk_test_below(&rng, 60);
+            (void)snprintf(key, sizeof key, "key of some length%03d", from);
+            (void)snprintf(stop, sizeof stop, "key of some length%03d", from + n);
+            lk_bytes end = {(const uint8_t *)stop, lk_test_below(&rng, 20) == 0 ? 0 : 21};
+            bool is_range = lk_test_below(&rng, 12) == 0;
+            segment_add(s, (uint32_t)lk_test_below(&rng, 2),
+                        is_range ? LK_KIND_DELETE_RANGE : LK_KIND_PUT,
+                        (lk_bytes){(const uint8_t *)key, 21}, end);
+            if (lk_test_below(&rng, 10) != 0) continue;
+            uint32_t visible = s->count - (uint32_t)lk_test_below(&rng, s->count);
+            uint32_t least = visible - (uint32_t)lk_test_below(&rng, visible + 1);
+            if (lk_test_below(&rng, 2) == 0) least = visible;
+            lk_order *o;
+            bool single = lk_test_below(&rng, 8) == 0;
+            CHECK_OK(lk_segment_order_live(s, visible, least, single, &o, &err), &err);
+            CHECK(o->floor <= least);
+            CHECK(!single || o->run_count <= 1);
+            check_live(s, o, visible, least);
+            lk_order_unref(o);
+        }
+        segment_free(s);
+    }
+}

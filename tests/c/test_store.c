@@ -139,7 +139,11 @@ static void mixed_by(bool mapped)
     store_put(s, 0, "b", NULL);
     store_put(s, 0, "", "of the empty key");
     store_put(s, 0, "c", "");
-    store_op ops[] = {{0, "x", "1"}, {7, "x", "2"}, {0, "x", "3"}, {7, "y", "4"}, {7, "y", NULL}};
+    store_op ops[] = {{0, "x", "1", NULL},
+                      {7, "x", "2", NULL},
+                      {0, "x", "3", NULL},
+                      {7, "y", "4", NULL},
+                      {7, "y", NULL, NULL}};
     CHECK_OK(store_batch(s, ops, 5, LK_DURABILITY_PROCESS, &err), &err);
     for (int round = 0; round < 4; round++) {
         store_check(s, 0, "a", "3");

@@ -1,8 +1,8 @@
 /* test_store_power.c: after a loss of power or a kill at any call, a store opens, and holds a prefix
  * of what was written, with everything in it that was promised.
  *
- * Method: a script of writes by chance (single ones, batches over two trees, deletes, synced ones,
- * flushes, compactions, snapshots, reopenings) runs on a simulated machine that stops at one call of
+ * Method: a script of writes by chance (single ones, batches over two trees, deletes, also of ranges,
+ * synced ones, flushes, compactions, snapshots, reopenings) runs on a simulated machine that stops at one call of
  * its disk. A model knows the state after each write, as a number; the state that is found after
  * reopening must be one of these, no older than what the durability of the writes promised. The
  * store has threads of its own, so that the n-th call is another one in each run: what is checked is
@@ -23,6 +23,7 @@ enum { KEYS = 24, TREES = 2, STEPS = 110, BATCH_MAX = 6, VALUE_MAX = 512, WRITES
 typedef struct change {
     uint32_t tree, key;
     uint32_t value; /* 0: a delete */
+    uint32_t upto;  /* a delete of the keys before this one; 0: of one key */
 } change;
 
 typedef struct write {
@@ -52,9 +53,12 @@ static void model_apply(model *m, const write_ *w)
     uint64_t state = m->states[m->count];
     for (uint32_t i = 0; i < w->count; i++) {
         const change *c = &w->changes[i];
-        state -= state_of_row(c->tree, c->key, m->values[c->tree][c->key]);
-        m->values[c->tree][c->key] = c->value;
-        state += state_of_row(c->tree, c->key, c->value);
+        uint32_t end = c->upto != 0 ? c->upto : c->key + 1;
+        for (uint32_t key = c->key; key < end; key++) {
+            state -= state_of_row(c->tree, key, m->values[c->tree][key]);
+            m->values[c->tree][key] = c->value;
+            state += state_of_row(c->tree, key, c->value);
+        }
     }
     m->writes[m->count++] = *w;
     m->states[m->count] = state;
@@ -122,7 +126,7 @@ static void step_write(machine *x, uint32_t count, bool sync)
 {
     write_ w = {.count = count};
     store_op ops[BATCH_MAX];
-    char keys[BATCH_MAX][16], values[BATCH_MAX][VALUE_MAX];
+    char keys[BATCH_MAX][16], stops[BATCH_MAX][16], values[BATCH_MAX][VALUE_MAX];
     for (uint32_t i = 0; i < count; i++) {
         change *c = &w.changes[i];
         c->tree = (uint32_t)lk_test_below(&x->rng, TREES);
@@ -130,12 +134,17 @@ static void step_write(machine *x, uint32_t count, bool sync)
         c->value = lk_test_below(&x->rng, 5) == 0 ? 0 : ++x->model->next_value;
         key_text(keys[i], sizeof keys[i], c->key);
         value_text(values[i], sizeof values[i], c->value);
-        ops[i] = (store_op){c->tree, keys[i], c->value != 0 ? values[i] : NULL};
+        c->upto = 0;
+        ops[i] = (store_op){c->tree, keys[i], c->value != 0 ? values[i] : NULL, NULL};
+        if (c->value == 0 && lk_test_below(&x->rng, 2) == 0) {
+            c->upto = c->key + 1 + (uint32_t)lk_test_below(&x->rng, KEYS - c->key);
+            ops[i].stop = c->upto == KEYS ? "" : key_text(stops[i], sizeof stops[i], c->upto);
+        }
     }
     lk_durability d = sync ? LK_DURABILITY_SYNC : LK_DURABILITY_PROCESS;
     lk_error err;
     model_apply(x->model, &w);
-    lk_status st = count == 1
+    lk_status st = count == 1 && ops[0].stop == NULL
                        ? store_write(x->store, ops[0].tree, ops[0].key, ops[0].value, d, &err)
                        : store_batch(x->store, ops, count, d, &err);
     machine_look(x, st);

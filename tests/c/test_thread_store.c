@@ -56,7 +56,8 @@ static lk_status write_pair(worker *w, unsigned p, unsigned number, lk_error *er
     (void)snprintf(key, sizeof key, "%u/%02u", w->number, p);
     (void)snprintf(value, sizeof value, "%u:", number);
     bool deleted = number % 7 == 0;
-    store_op ops[] = {{1, key, deleted ? NULL : value}, {2, key, deleted ? NULL : value}};
+    store_op ops[] = {{1, key, deleted ? NULL : value, NULL},
+                      {2, key, deleted ? NULL : value, NULL}};
     return store_batch(w->shared->store, ops, 2, LK_DURABILITY_PROCESS, err);
 }
 

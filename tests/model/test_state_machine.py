@@ -253,7 +253,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         writes=st.lists(
-            st.tuples(keys, st.one_of(st.none(), values), st.one_of(st.just("merge"), ttls)),
+            st.tuples(
+                keys,
+                st.one_of(st.none(), values, st.just(...)),
+                st.one_of(st.just("merge"), ttls),
+                bounds,
+            ),
             max_size=30,
         ),
         durability=durabilities,
@@ -261,15 +266,17 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def batch(
         self,
-        writes: list[tuple[bytes, bytes | None, Any]],
+        writes: list[tuple[bytes, Any, Any, bytes | None]],
         durability: str | None,
         fails: bool,
     ) -> None:
         try:
             with self.db.batch(durability=durability) as batch:
-                for key, value, ttl in writes:
+                for key, value, ttl, stop in writes:
                     if value is None:
                         batch.delete(key)
+                    elif value is ...:
+                        batch.delete_range(key, stop)
                     elif ttl == "merge":
                         batch.merge(key, value)
                     else:
@@ -278,9 +285,11 @@ class StoreMachine(RuleBasedStateMachine):
                     raise InterruptedError
         except InterruptedError:
             return
-        for key, value, ttl in writes:
+        for key, value, ttl, stop in writes:
             if value is None:
                 self.model.pop(key, None)
+            elif value is ...:
+                self.deleted_range(key, stop)
             elif ttl == "merge":
                 self.appended(key, value)
             else:
@@ -291,6 +300,15 @@ class StoreMachine(RuleBasedStateMachine):
         columns = [[key for key, _ in pairs], [value for _, value in pairs]]
         self.db.ingest(*[column_of(rows, form) for rows in columns])
         self.model.update(pairs)
+
+    @rule(start=bounds, stop=bounds, durability=durabilities)
+    def delete_range(self, start: bytes | None, stop: bytes | None, durability: str | None) -> None:
+        self.db.delete_range(start, stop, durability=durability)
+        self.deleted_range(start, stop)
+
+    def deleted_range(self, start: bytes | None, stop: bytes | None) -> None:
+        for key, _ in Sorted(self.model).range(start, stop):
+            del self.model[key]
 
     @rule()
     def clear(self) -> None:

@@ -42,6 +42,7 @@ class SimTable:
             min(seqs),
             max(seqs),
             0,
+            0,
         )
 
     def part(self, low: int, high: int) -> dict[int, int]:

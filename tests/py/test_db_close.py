@@ -35,6 +35,8 @@ CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
     "put_many nothing": lambda db: db.put_many([], []),
     "delete_many": lambda db: db.delete_many([b"a"]),
     "delete_many nothing": lambda db: db.delete_many([]),
+    "delete_range": lambda db: db.delete_range(b"a", b"b"),
+    "delete_range nothing": lambda db: db.delete_range(b"b", b"a"),
     "merge": lambda db: db.merge(b"a", b"1"),
     "merge_many": lambda db: db.merge_many([b"a"], [b"1"]),
     "merge_many nothing": lambda db: db.merge_many([], []),

@@ -19,7 +19,7 @@ from lsmkit.version import Version
 
 
 def table(file: int, size: int, low: bytes, high: bytes) -> tuple[Any, ...]:
-    return (file, size, size // 100, 3, low, high, 1, 9, 0)
+    return (file, size, size // 100, 3, low, high, 1, 9, 0, 0)
 
 
 def version() -> Version:
@@ -59,6 +59,7 @@ def raw() -> dict[str, Any]:
         },
         "memory": {"segments": 1, "cache": 3, "tables": 4, "total": 8},
         **shape_of(version(), LazyLeveled()),
+        "range_tombstones": 0,
         "pressure": 0.25,
         "background_errors": 0,
         "last_error": "",

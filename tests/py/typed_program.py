@@ -33,6 +33,7 @@ def single_operations(db: lsmkit.DB) -> None:
     assert b"c" in db
     db.delete(b"c")
     db.delete(b"c", durability="process", timeout=0)
+    db.delete_range(b"c", None, durability="process", timeout=0)
     del db[b"b"]
 
 
@@ -66,6 +67,7 @@ def batches(db: lsmkit.DB) -> None:
         b.put(b"k1", b"v1", ttl=60)
         b.delete(b"k2")
         b.merge(b"k2", b"more")
+        b.delete_range(None, b"a")
     batch = lsmkit.WriteBatch()
     assert not batch
     batch.put(b"k3", np.arange(3))

@@ -25,12 +25,16 @@ cdef extern from "status.h" nogil:
 cdef extern from "column.h" nogil:
     lk_bytes lk_column_row(const lk_column *col, size_t i, uint8_t *scratch)
 
+cdef extern from "bytes.h" nogil:
+    int lk_key_compare(const uint8_t *a, size_t alen, const uint8_t *b, size_t blen)
+
 cdef extern from "row.h" nogil:
     ctypedef enum lk_kind:
         LK_KIND_PUT
         LK_KIND_DELETE
         LK_KIND_MERGE
         LK_KIND_PUT_UNTIL
+        LK_KIND_DELETE_RANGE
     const uint64_t LK_SEQ_MAX
 
 cdef extern from "codec.h" nogil:
@@ -86,14 +90,19 @@ cdef extern from "version.h" nogil:
         lk_bytes lower
         uint32_t run_count
         lk_run *runs
+    ctypedef struct lk_tombs:
+        pass
     ctypedef struct lk_tree_version:
         uint32_t tree, range_count
         lk_range *ranges
+        lk_tombs *tombs
     ctypedef struct lk_version:
         uint64_t number
         uint32_t tree_count
         lk_tree_version **trees
     const lk_tree_version *lk_version_tree(const lk_version *v, uint32_t tree)
+    uint64_t lk_tree_version_covered(const lk_tree_version *t, const lk_table *table, uint64_t seq)
+    uint32_t lk_tombs_stretches(const lk_tombs *t)
 
 cdef extern from "manifest.h" nogil:
     ctypedef struct lk_manifest:
@@ -118,6 +127,7 @@ cdef extern from "segment.h" nogil:
         uint32_t tree
         lk_kind kind
     lk_record lk_record_at(const uint8_t *p)
+    uint32_t lk_segment_tombs_count(const lk_segment *s)
     size_t lk_record_bytes(uint32_t tree, size_t key_len, size_t value_len)
     uint8_t *lk_record_write(uint8_t *to, uint32_t tree, lk_kind kind, const uint8_t *key,
                              size_t key_len, const uint8_t *value, size_t value_len)
@@ -348,6 +358,7 @@ cdef extern from "store.h" nogil:
     lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq)
     lk_status lk_store_snapshot(lk_store *s, lk_snapshot **out, lk_error *err)
     void lk_store_release(lk_store *s, lk_snapshot *snapshot)
+    lk_status lk_store_snapshots(lk_store *s, uint64_t **out, size_t *out_count, lk_error *err)
     lk_status lk_store_try_put(lk_store *s, uint32_t tree, lk_kind kind, const uint8_t *key,
                                uint32_t key_len, const uint8_t *value, uint32_t value_len,
                                uint64_t hash)

@@ -263,7 +263,7 @@ cdef class Handle:
         self.enter()
         v = lk_store_view(self.s)
         try:
-            return version_tuples(v.version)
+            return version_tuples(v.version, seen_by_all(self.s))
         finally:
             lk_view_unref(v)
             lk_store_leave(self.s)
@@ -343,7 +343,20 @@ cdef class Handle:
         self.last_error = text
 
 
-cdef dict version_tuples(const lk_version *v):
+cdef uint64_t seen_by_all(lk_store *s) except? 0:
+    """What every reader sees: up to the oldest snapshot."""
+    cdef uint64_t *seqs = NULL
+    cdef size_t count
+    cdef uint64_t oldest
+    cdef lk_error err
+    if lk_store_snapshots(s, &seqs, &count, &err) != LK_OK:
+        raise_error(&err)
+    oldest = LK_SEQ_MAX if count == 0 else seqs[count - 1]
+    free(seqs)
+    return oldest
+
+
+cdef dict version_tuples(const lk_version *v, uint64_t seen):
     """The version as nested tuples, as lsmkit.version.Version.from_raw takes them."""
     cdef const lk_tree_version *t
     cdef uint32_t tree, i, j
@@ -356,7 +369,7 @@ cdef dict version_tuples(const lk_version *v):
         for i in range(t.range_count):
             runs = []
             for j in range(t.ranges[i].run_count):
-                runs.append(run_tuple(&t.ranges[i].runs[j]))
+                runs.append(run_tuple(t, &t.ranges[i].runs[j], seen))
             lower = PyBytes_FromStringAndSize(<const char *>t.ranges[i].lower.data,
                                               <Py_ssize_t>t.ranges[i].lower.len)
             ranges.append((lower, tuple(runs)))
@@ -378,7 +391,7 @@ cdef uint64_t expired_rows(const lk_table_meta *m):
                           * (m.deadlines - 1))
 
 
-cdef tuple run_tuple(const lk_run *run):
+cdef tuple run_tuple(const lk_tree_version *t, const lk_run *run, uint64_t seen):
     cdef const lk_table_meta *m
     cdef uint32_t k
     tables = []
@@ -387,7 +400,8 @@ cdef tuple run_tuple(const lk_run *run):
         tables.append((m.file, m.bytes, m.rows, m.tombstones,
                        PyBytes_FromStringAndSize(<const char *>m.min_key, m.min_len),
                        PyBytes_FromStringAndSize(<const char *>m.max_key, m.max_len),
-                       m.seq_min, m.seq_max, expired_rows(m)))
+                       m.seq_min, m.seq_max, expired_rows(m),
+                       lk_tree_version_covered(t, run.tables[k], seen)))
     return run.level, run.stamp, tuple(tables)
 
 

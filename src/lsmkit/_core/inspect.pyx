@@ -70,7 +70,8 @@ def raw_stats(Handle h not None):
             "segments": segments_of(v),
             "segment_memory": segment_memory,
             "frozen": lk_store_frozen(h.s),
-            "version": version_tuples(v.version),
+            "version": version_tuples(v.version, seen_by_all(h.s)),
+            "range_tombstones": tombs_of(v),
             "mapped": bool(h.s.mapped),
             "background_errors": errors + h.errors,
             "background_error": (located((<bytes>last.message).decode("utf-8", "replace"),
@@ -80,6 +81,18 @@ def raw_stats(Handle h not None):
     finally:
         lk_view_unref(v)
         lk_store_leave(h.s)
+
+
+cdef uint64_t tombs_of(lk_view *v):
+    """Deleted ranges: records of the log, and stretches of keys over tables."""
+    cdef uint64_t n = 0
+    cdef uint32_t i
+    for i in range(v.segment_count):
+        n += lk_segment_tombs_count(v.segments[i])
+    for i in range(v.version.tree_count):
+        if v.version.trees[i] != NULL and v.version.trees[i].tombs != NULL:
+            n += lk_tombs_stretches(v.version.trees[i].tombs)
+    return n
 
 
 cdef dict tables_of(lk_view *v):
@@ -111,7 +124,7 @@ def verify_store(Handle h not None):
     cdef uint32_t i, records
     cdef uint64_t log_bytes
     cdef const char *dir = h.s.dir
-    counts = {"files": 0, "blocks": 0, "rows": 0, "bytes": 0}
+    counts = {"files": 0, "blocks": 0, "rows": 0, "bytes": 0, "range_tombstones": 0}
     errors = []
     h.enter()
     v = lk_store_view(h.s)
@@ -140,6 +153,7 @@ def verify_store(Handle h not None):
             counts["rows"] += records
             counts["bytes"] += log_bytes
             note_error(errors, st, &err)
+        counts["range_tombstones"] = tombs_of(v)
         with nogil:
             st = lk_manifest_dump(h.s.env, dir, print_nothing, NULL, &err)
         counts["files"] += 1

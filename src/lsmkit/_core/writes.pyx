@@ -19,6 +19,16 @@ cdef void one_row(lk_column *column, lk_bytes *span, _Bytes b) noexcept:
     column.spans = span
 
 
+cdef _Bytes range_stop(_Bytes start, stop):
+    """The end of a range as a record says it: b"" stands for the end of the keys. None where the
+    range is empty: then there is nothing to write."""
+    cdef _Bytes b
+    if stop is None:
+        return key_of(b"")
+    b = bytes_of(stop, "stop", LK_KEY_BYTES_MAX)
+    return b if lk_key_compare(start.data, start.len, b.data, b.len) < 0 else None
+
+
 cdef class Tree(Reader):
     """Reads and writes one tree of an open store."""
 
@@ -73,6 +83,30 @@ cdef class Tree(Reader):
                 and self.put_now(LK_KIND_DELETE, key, b"")):
             return
         self.put_slow(LK_KIND_DELETE, key, b"", None, durability, timeout)
+
+    def delete_range(self, start, stop, *, durability=None, timeout=None):
+        """Removes all keys from `start` up to `stop`, which stays; None is the beginning, the end.
+
+        One record in the log, however many rows there are: they are hidden at once, and their space
+        comes back by compaction. Reads pass over them without looking at them. A range that ends
+        before it starts is empty. Keywords as for `put`.
+        """
+        cdef _Bytes a = key_of(b"" if start is None else start)
+        cdef _Bytes b = range_stop(a, stop)
+        cdef lk_bytes a_span, b_span
+        cdef lk_column starts, stops
+        cdef lk_write w
+        self.prepare(&w, None, durability, timeout)
+        if b is None:
+            self.handle.check_open()
+            return
+        one_row(&starts, &a_span, a)
+        one_row(&stops, &b_span, b)
+        w.kind = LK_KIND_DELETE_RANGE
+        w.keys = &starts
+        w.values = &stops
+        w.records = 1
+        self.write_now(&w)
 
     def __delitem__(self, key):
         if self.exchange(LK_KIND_DELETE, key, b"", None) is None:
@@ -470,6 +504,15 @@ cdef class WriteBatch:
         cdef _Bytes v = bytes_of(operand, "operand", LK_VALUE_BYTES_MAX)
         self.append(LK_KIND_MERGE, k.data, k.len, v.data, v.len)
         self.has_merge = True
+
+    def delete_range(self, start, stop):
+        """Removes all keys from `start` up to `stop`, which stays, when the batch is applied: those
+        that it stores before this, not those that it stores after it. None is the beginning, the
+        end."""
+        cdef _Bytes a = key_of(b"" if start is None else start)
+        cdef _Bytes b = range_stop(a, stop)
+        if b is not None:
+            self.append(LK_KIND_DELETE_RANGE, a.data, a.len, b.data, b.len)
 
     def clear(self):
         """Forgets all writes; keeps the memory."""

@@ -23,7 +23,9 @@ def verify(store: str, as_json: bool) -> int:
         with open_reading(store) as db:
             report = db.verify()
     except lsmkit.CorruptionError as error:
-        report = lsmkit.Verification(files=0, blocks=0, rows=0, bytes=0, errors=(error,))
+        report = lsmkit.Verification(
+            files=0, blocks=0, rows=0, bytes=0, range_tombstones=0, errors=(error,)
+        )
     if as_json:
         write_json(report.to_dict())
     else:

@@ -29,6 +29,9 @@ _known: dict[str, type[Policy]] = {}
 PARTS_MAX = 16
 """LK_JOB_PARTS_MAX in compact.h."""
 
+RECLAIM_PRIORITY = 3000.0
+"""Of a job that reads nothing and gives space back: before all others."""
+
 PARALLEL_TABLES = 8
 """A job that reads more tables' worth of bytes than this is divided by key: smaller ones are many,
 and keep the cores busy side by side."""
@@ -71,7 +74,7 @@ class Policy(Record):
 
     def unsettled(self, tree: Tree, start: bytes | None, stop: bytes | None) -> frozenset[int]:
         """The files with keys of [start, stop) that a full compaction would take up: those above
-        the last level, and those in it that still hold deletes or expired rows."""
+        the last level, and those in it that still hold deletes, expired or deleted rows."""
         return frozenset(
             table.file
             for index in tree.touched(start, stop)
@@ -98,6 +101,48 @@ class Policy(Record):
             if tables and (files is None or any(table.file in files for table in tables)):
                 jobs.append(self._full_job(tree, r, options, tables))
         return jobs
+
+    def reclaim(self, tree: Tree, options: Options, busy: Sequence[Job]) -> Job | None:
+        """A job for what range tombstones hide, which otherwise would stay until other rows come.
+
+        Tables that they hide as a whole leave without being read, those of one run together. Where
+        they hide half of a table, and a third of all that has to be merged with it, it is merged.
+        """
+        blocked: set[bytes] | None = None
+        for r in tree.ranges:
+            covered = [table for table in r.tables() if table.covered]
+            if not covered:
+                continue
+            if blocked is None:
+                blocked = blocked_ranges(tree, busy)
+            if r.lower not in blocked:
+                job = self._reclaim(tree, r, options, covered)
+                if job is not None:
+                    return job
+        return None
+
+    def _reclaim(self, tree: Tree, r: Range, options: Options, covered: list[Table]) -> Job | None:
+        for run in r.runs:
+            whole = [table.file for table in run.tables if table.covered >= table.bytes]
+            if whole:
+                return Job(
+                    tree=tree.tree,
+                    lower=r.lower,
+                    upper=r.upper,
+                    inputs=tuple(whole),
+                    out_level=run.level,
+                    cut_bytes=options.table_bytes,
+                    priority=RECLAIM_PRIORITY,
+                    reason="all of it was deleted",
+                )
+        half = [table for table in covered if 2 * table.covered >= table.bytes]
+        if not half:
+            return None
+        inputs = _closed(r.runs, half)
+        dead = sum([table.covered // tree.reach(table) for table in inputs])
+        if dead < small_bytes(options) or 3 * dead < tree.share(inputs):
+            return None
+        return self._full_job(tree, r, options, half, "much of it was deleted")
 
     def level_names(self, tree: Tree) -> dict[int, str]:
         """What the levels that hold tables are called, for people."""
@@ -128,11 +173,19 @@ class Policy(Record):
         bottom = self.bottom(r)
         for run in r.runs:
             for table in run.tables:
-                is_settled = run.level == bottom and not table.tombstones and not table.expired
+                has_dead_rows = table.tombstones or table.expired or table.covered
+                is_settled = run.level == bottom and not has_dead_rows
                 if not is_settled and _touches(table, start, stop):
                     yield table
 
-    def _full_job(self, tree: Tree, r: Range, options: Options, tables: list[Table]) -> Job:
+    def _full_job(
+        self,
+        tree: Tree,
+        r: Range,
+        options: Options,
+        tables: list[Table],
+        reason: str = "compact() was called",
+    ) -> Job:
         inputs = _closed(r.runs, tables)
         level = self.bottom(r)
         return Job(
@@ -145,7 +198,7 @@ class Policy(Record):
             cut_bytes=options.table_bytes,
             compression=compression_of(options, True),
             parts=parts_of(tree.share(inputs), options),
-            reason="compact() was called",
+            reason=reason,
         )
 
     def split_tables(self) -> int:

@@ -144,6 +144,7 @@ class Coordinator:
         self._failures: dict[tuple[int, bytes], _Failure] = {}
         self._failed_in_a_row = 0
         self._retry_at = 0.0
+        self._seen: list[Request] = []  # those that were there before the version in hand
         # A core is the writer's, whose work the rest of the machine has to keep up with.
         self._workers = max(1, min(options.background_threads, (cpu_count() or 1) - 1))
 
@@ -228,7 +229,9 @@ class Coordinator:
         due (None: when something happens)."""
         try:
             self._collect(now)
-            # Asked first: what ends from here on is an event, and not in this version.
+            # In this order: a request is for what was there when it came, so none may be younger
+            # than the version; and what ends from here on is an event.
+            self._seen = self._open_requests()
             was_idle = self._handle.is_idle()
             version = Version.from_raw(self._handle.version())
             self._set_rate(version)
@@ -292,7 +295,7 @@ class Coordinator:
         while free > 0:
             busy = (*self._running.values(), *waiting)
             for tree in stale:
-                picks[tree] = self._policy.pick(version.trees[tree], self._options, busy, now)
+                picks[tree] = self._pick(version.trees[tree], busy, now)
             best = max(filter(None, picks.values()), key=_priority, default=None)
             if best is None:
                 return is_quiet
@@ -300,6 +303,10 @@ class Coordinator:
             free -= 1
             stale = {best.tree}
         return False
+
+    def _pick(self, tree: Tree, busy: Sequence[Job], now: float) -> Job | None:
+        job = self._policy.reclaim(tree, self._options, busy)
+        return job or self._policy.pick(tree, self._options, busy, now)
 
     def _submit(self, job: Job) -> None:
         self._running[self._handle.submit(job)] = job
@@ -312,7 +319,7 @@ class Coordinator:
         running = self._running_trees()
         return {
             request.tree
-            for request in self._open_requests()
+            for request in self._seen
             if request.tree in running and request.files is None
         }
 
@@ -321,7 +328,7 @@ class Coordinator:
     def _asked_jobs(self, version: Version) -> list[Job]:
         """What callers of `compact` wait for."""
         jobs: list[Job] = []
-        for request in self._open_requests():
+        for request in self._seen:
             if request.tree is not None and request.tree in version.trees:
                 tree = version.trees[request.tree]
                 if request.files is None:
@@ -343,7 +350,7 @@ class Coordinator:
 
     def _answer(self, version: Version, is_idle: bool) -> None:
         """Ends the requests that have come true in this version."""
-        for request in self._open_requests():
+        for request in self._seen:
             if request.tree is None:
                 is_done = is_idle
             elif request.tree not in version.trees:

@@ -168,6 +168,7 @@ lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err)
 {
     lk_version *version = NULL;
     lk_error failed = {0};
+    uint64_t *snapshots = NULL;
     pthread_mutex_lock(&s->sync_mutex);
     if (s->durable_end != UINT32_MAX) {
         edit->durable_generation = s->durable_generation;
@@ -175,7 +176,9 @@ lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err)
     }
     pthread_mutex_unlock(&s->sync_mutex);
     lk_lock_acquire(&s->edit_lock);
-    lk_status st = lk_manifest_append(s->manifest, edit, &version, &failed);
+    lk_status st = lk_store_snapshots(s, &snapshots, &edit->snapshots.count, &failed);
+    edit->snapshots.seqs = snapshots;
+    if (st == LK_OK) st = lk_manifest_append(s->manifest, edit, &version, &failed);
     bool lost = st == LK_IO;
     if (st == LK_OK) st = lk_store_install(s, version, edit->log_retired, NULL, &failed);
     lk_lock_release(&s->edit_lock);
@@ -183,6 +186,8 @@ lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err)
      * be published: trying again would only leave one more table behind. */
     if (lost) lk_store_fail(s, &failed);
     if (st != LK_OK && err != NULL) *err = failed;
+    edit->snapshots = (lk_snapshots){NULL, 0};
+    free(snapshots);
     lk_version_unref(version);
     return st;
 }

@@ -110,6 +110,15 @@ static bool is_checked(const lk_prover *p, uint32_t tree, lk_bytes key)
            compare_items(&p->items[i], &(lk_check){.tree = tree, .start = key}) <= 0;
 }
 
+/* Whether a record that deletes a range touches what is checked. */
+static bool range_is_checked(const lk_prover *p, const lk_record *r)
+{
+    size_t i = item_seek(p, r->tree, (lk_bytes){r->key, r->key_len});
+    if (i == p->count || p->items[i].tree != r->tree) return false;
+    lk_bytes start = p->items[i].start;
+    return r->value_len == 0 || lk_key_compare(start.data, start.len, r->value, r->value_len) < 0;
+}
+
 /* ---- the log ---- */
 
 /* How many records are newer than what is known. False: some of them were flushed. */
@@ -133,6 +142,10 @@ static bool walk_records(const lk_prover *p, const lk_segment *s, uint32_t from,
 {
     for (uint32_t i = from; i < to; i++) {
         lk_record r = lk_segment_record(s, i);
+        if (LK_UNLIKELY(r.kind == LK_KIND_DELETE_RANGE)) {
+            if (range_is_checked(p, &r)) return true;
+            continue;
+        }
         if (is_checked(p, r.tree, (lk_bytes){r.key, r.key_len})) return true;
     }
     return false;
@@ -147,6 +160,10 @@ static bool find_keys(const lk_prover *p, const lk_segment *s, uint32_t from, ui
         uint64_t hash = lk_hash_key(c->tree, c->start.data, c->start.len);
         if (lk_segment_find(s, c->tree, c->start.data, c->start.len, hash, to, &r, &ordinal) &&
             ordinal >= from) {
+            return true;
+        }
+        if (LK_UNLIKELY(lk_segment_has_tombs(s)) &&
+            lk_segment_tomb_over(s, c->tree, c->start.data, c->start.len, to) > from) {
             return true;
         }
     }
@@ -175,6 +192,23 @@ static bool is_young(const lk_prover *p, const lk_table *t)
     return lk_table_meta_of(t)->seq_max > p->known;
 }
 
+static bool has_young_tombs(const lk_prover *p, const lk_tree_version *t)
+{
+    return t->tombs != NULL && t->tombs->newest > p->known;
+}
+
+/* Whether a newer range tombstone is over what is checked of the tree, from item `i` on. One that has
+ * left the version hid nothing that the moment saw. */
+static bool tombs_changed(const lk_prover *p, const lk_tree_version *t, size_t i)
+{
+    for (; i < p->count && p->items[i].tree == t->tree; i++) {
+        const lk_check *c = &p->items[i];
+        lk_bytes end = c->is_range ? c->stop : c->start;
+        if (lk_tombs_touch(t->tombs, t->tree, c->start, end, p->known)) return true;
+    }
+    return false;
+}
+
 /* The trees that are checked, one after another: the first item of the next one. */
 static size_t next_tree(const lk_prover *p, size_t i)
 {
@@ -187,6 +221,7 @@ static bool has_young_tables(const lk_prover *p, const lk_version *version)
 {
     for (size_t i = 0; i < p->count; i = next_tree(p, i)) {
         const lk_tree_version *t = lk_version_tree(version, p->items[i].tree);
+        if (t != NULL && has_young_tombs(p, t)) return true;
         for (uint32_t j = 0; t != NULL && j < t->file_count; j++) {
             if (is_young(p, t->files[j].table)) return true;
         }
@@ -266,6 +301,10 @@ static lk_status tables_changed(const lk_prover *p, const lk_version *version, l
     *out = false;
     for (size_t i = 0; i < p->count; i = next_tree(p, i)) {
         const lk_tree_version *t = lk_version_tree(version, p->items[i].tree);
+        if (t != NULL && has_young_tombs(p, t) && tombs_changed(p, t, i)) {
+            *out = true;
+            return LK_OK;
+        }
         for (uint32_t j = 0; t != NULL && j < t->file_count; j++) {
             if (!is_young(p, t->files[j].table)) continue;
             lk_status st = table_changed(p, t->files[j].table, guard, out, err);

@@ -29,6 +29,7 @@ typedef struct plan {
     lk_table_runs inputs;     /* by run, newest first */
     lk_table_runs below;      /* not inputs, in the newest input's run or older */
     lk_table_runs above;      /* not inputs, in the oldest input's run or newer */
+    lk_table_runs alive;      /* inputs that are not wholly deleted, which need not be read */
     lk_bytes least, greatest; /* of the inputs' keys, in the range */
     uint64_t stamp;           /* of the outputs; UINT64_MAX: the newest of their level */
 
@@ -109,6 +110,7 @@ static lk_status find_tables(plan *p, lk_error *err)
     LK_TRY(runs_alloc(&p->inputs, range, err));
     LK_TRY(runs_alloc(&p->below, range, err));
     LK_TRY(runs_alloc(&p->above, range, err));
+    LK_TRY(runs_alloc(&p->alive, range, err));
     for (uint32_t i = 0; i < range->run_count; i++) {
         runs_add(&p->inputs, p, i, true);
         if (p->inputs.run_count > 0) runs_add(&p->below, p, i, false);
@@ -401,10 +403,40 @@ static lk_status run_join(const plan *p, lk_edit *edit, lk_error *err)
 
 /* ---- parts ---- */
 
+/* Whether range tombstones hide from everybody all that the table holds in the range. */
+static bool is_deleted(const plan *p, const lk_table *t)
+{
+    const lk_table_meta *m = lk_table_meta_of(t);
+    lk_bytes least = {m->min_key, m->min_len}, greatest = {m->max_key, m->max_len};
+    if (p->tree->tombs == NULL) return false;
+    if (lk_key_compare(least.data, least.len, p->bounds.lower.data, p->bounds.lower.len) < 0) {
+        least = p->bounds.lower;
+    }
+    if (!is_below_upper(p, greatest.data, greatest.len)) greatest = p->bounds.upper;
+    uint64_t all_see = p->snapshot_count == 0 ? LK_SEQ_MAX : p->snapshots[p->snapshot_count - 1];
+    return lk_tombs_cover_all(p->tree->tombs, p->tree->tree, least, greatest, m->seq_max, all_see);
+}
+
+static void find_alive(plan *p)
+{
+    const lk_table_runs *from = &p->inputs;
+    lk_table_runs *to = &p->alive;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < from->run_count; i++) {
+        uint32_t begin = at;
+        for (uint32_t j = i == 0 ? 0 : from->ends[i - 1]; j < from->ends[i]; j++) {
+            if (!is_deleted(p, from->tables[j])) to->tables[at++] = from->tables[j];
+        }
+        if (at == begin) continue;
+        to->places[to->run_count] = from->places[i];
+        to->ends[to->run_count++] = at;
+    }
+}
+
 /* Of the run of inputs with the most blocks, keys at even distances. */
 static lk_status cut_parts(plan *p, lk_error *err)
 {
-    const lk_table_runs *r = &p->inputs;
+    const lk_table_runs *r = &p->alive;
     uint32_t want = p->job->parts < LK_JOB_PARTS_MAX ? p->job->parts : LK_JOB_PARTS_MAX;
     uint64_t most = 0;
     uint32_t best = 0;
@@ -447,12 +479,13 @@ static void fill_parts(plan *p)
                                   .manifest = p->manifest,
                                   .job = p->job,
                                   .bounds = p->bounds,
-                                  .inputs = &p->inputs,
+                                  .inputs = &p->alive,
                                   .below = &p->below,
                                   .above = &p->above,
                                   .view = p->view,
                                   .now_us = p->now_us,
                                   .snapshots = {p->snapshots, p->snapshot_count},
+                                  .tombs = p->tree->tombs,
                                   .bottom = bottom,
                                   .stop = &p->stop};
         if (i > 0) part->bounds.lower = p->part_lowers[i];
@@ -518,8 +551,8 @@ static uint64_t bytes_read(const plan *p)
 {
     uint64_t bytes = 0;
     lk_bytes lower = p->bounds.lower, upper = p->bounds.upper;
-    for (uint32_t i = 0; i < runs_tables(&p->inputs); i++) {
-        const lk_table *t = p->inputs.tables[i];
+    for (uint32_t i = 0; i < runs_tables(&p->alive); i++) {
+        const lk_table *t = p->alive.tables[i];
         uint32_t blocks = lk_table_is_loaded(t) ? lk_table_block_count(t) : 0;
         uint32_t from = blocks == 0 ? 0 : lk_table_seek(t, lower.data, lower.len), to = blocks;
         if (blocks > 0 && upper.data != NULL) to = lk_table_seek(t, upper.data, upper.len) + 1;
@@ -583,6 +616,7 @@ static lk_status run_merge(plan *p, lk_edit *edit, lk_job_result *out, lk_error 
 {
     lk_status st = LK_OK;
     find_ends(p);
+    find_alive(p);
     LK_TRY(cut_parts(p, err));
     fill_parts(p);
     LK_TRY(run_parts(p, err));
@@ -623,5 +657,6 @@ done:
     free(p.inputs.tables);
     free(p.below.tables);
     free(p.above.tables);
+    free(p.alive.tables);
     return st;
 }

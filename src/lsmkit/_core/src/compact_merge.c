@@ -13,6 +13,11 @@
  * older version can be anywhere, newer ones are in newer runs, and all snapshots are younger. Such
  * rows get sequence 0, and the column vanishes from blocks in which all rows do.
  *
+ * Range tombstones: rows that they hide from everybody are left out, and stretches of them skipped
+ * unread. Where a snapshot is in between, a range tombstone takes part in the folding as a delete of
+ * the key. A table says up to which range tombstone this was done (`swept`), so that these can go.
+ * A row under one keeps its sequence, which says that it is newer.
+ *
  * Owns      merge, writer, rows collected.
  * Always    rows[group, count) are the kept versions of the key that came last; those before are
  *           whole groups.
@@ -45,6 +50,9 @@ typedef struct compactor {
     lk_fold fold;
     uint64_t above;          /* sequence of the version above, in the group that is open */
     uint64_t visible_to_all; /* rows up to this are seen by every snapshot */
+    uint32_t over;    /* of the part's range tombstones, the step over the open group; 0: none */
+    bool hides;       /* one hides a row of the table in hand, for some snapshot */
+    bool batch_hides; /* ... or one of the rows collected */
 } compactor;
 
 /* ---- outputs ---- */
@@ -61,7 +69,14 @@ static lk_status table_finish(compactor *x, lk_error *err)
         p->tables = bigger;
         p->table_capacity = capacity;
     }
-    LK_TRY(lk_table_writer_finish(x->writer, &p->tables[p->table_count], err));
+    lk_table_meta *meta = &p->tables[p->table_count];
+    LK_TRY(lk_table_writer_finish(x->writer, meta, err));
+    if (p->tombs != NULL) {
+        /* What snapshots still see is hidden by those alone that they do not see. */
+        bool some = x->hides && x->visible_to_all < p->tombs->newest;
+        meta->swept = some ? x->visible_to_all : p->tombs->newest;
+    }
+    x->hides = false;
     p->table_count++;
     lk_table_writer_free(x->writer);
     x->writer = NULL;
@@ -148,13 +163,74 @@ static __attribute__((noinline)) lk_status group_fold(compactor *x, bool is_whol
     bool is_oldest = is_whole && !may_be_below(x->part, rows);
     lk_status st = lk_fold_rows(&x->fold, rows, &n, &x->part->snapshots, 0, is_oldest,
                                 !may_be_above(x, rows), err);
+    if (is_whole) n = lk_fold_drop_ranges(rows, n, &x->batch_hides);
     x->count = x->group + n;
     return st;
+}
+
+static lk_status batch_room(compactor *x, uint32_t rows, lk_error *err)
+{
+    if (x->count + rows <= x->capacity) return LK_OK;
+    uint32_t capacity = x->capacity * 2 > x->count + rows ? x->capacity * 2 : x->count + rows;
+    if (capacity < BATCH_ROWS) capacity = BATCH_ROWS;
+    lk_row *bigger = realloc(x->rows, capacity * sizeof *bigger);
+    if (bigger == NULL) return lk_fail_nomem(err, capacity * sizeof *bigger);
+    x->rows = bigger;
+    x->capacity = capacity;
+    return LK_OK;
+}
+
+/* Another version of the key of the open group, older than those before. */
+static lk_status version_add(compactor *x, const lk_row *row, lk_error *err)
+{
+    lk_status st = LK_OK;
+    bool wanted = x->count == x->group; /* the first */
+    if (!wanted) {
+        lk_kind last = x->rows[x->count - 1].kind;
+        wanted = lk_fold_wants(&x->part->snapshots, last, row->seq, x->above);
+    }
+    x->above = row->seq;
+    if (!wanted) return LK_OK;
+    LK_TRY(batch_room(x, 1, err));
+    x->rows[x->count++] = *row;
+    x->batch_bytes += row->key_len + row->value_len;
+    x->special |= row->kind != LK_KIND_PUT;
+    if (LK_UNLIKELY(x->count - x->group >= x->fold_at)) {
+        if (x->special) LK_TRY(group_fold(x, false, err));
+        uint32_t left = x->count - x->group;
+        x->fold_at = left < GROUP_ROWS / 2 ? GROUP_ROWS : 2 * left;
+    }
+done:
+    return st;
+}
+
+/* The range tombstones over the open group that are newer than `seq` and older than its version that
+ * came last take part as deletes of `of`'s key. */
+static lk_status ranges_add(compactor *x, const lk_row *of, uint64_t seq, lk_error *err)
+{
+    const lk_tombs *t = x->part->tombs;
+    lk_row range = *of;
+    range.kind = LK_KIND_DELETE;
+    range.value = lk_fold_range;
+    range.value_len = 0;
+    for (uint32_t i = t->steps[x->over - 1].first; i < t->steps[x->over].first; i++) {
+        if (t->seqs[i] < seq) break;
+        if (t->seqs[i] > x->above) continue;
+        range.seq = t->seqs[i];
+        lk_status st = version_add(x, &range, err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
 }
 
 /* The group that is open is whole: its versions are folded, and deletes that hide nothing go. */
 static inline lk_status close_group(compactor *x, lk_error *err)
 {
+    if (LK_UNLIKELY(x->over != 0) && x->count > x->group) {
+        lk_row last = x->rows[x->count - 1];
+        lk_status st = ranges_add(x, &last, 0, err);
+        if (st != LK_OK) return st;
+    }
     lk_row *rows = x->rows;
     if (LK_UNLIKELY(x->special)) {
         x->special = false;
@@ -162,7 +238,7 @@ static inline lk_status close_group(compactor *x, lk_error *err)
         if (st != LK_OK) return st;
     }
     uint32_t n = x->count;
-    if (x->part->bottom && n > x->group && rows[n - 1].seq <= x->visible_to_all) {
+    if (x->part->bottom && n > x->group && rows[n - 1].seq <= x->visible_to_all && x->over == 0) {
         rows[n - 1].seq = 0; /* it is the last one: of those that all see only the newest stays */
     }
     x->group = n;
@@ -179,7 +255,9 @@ static lk_status batch_write(compactor *x, lk_error *err)
     if (x->count > 0) {
         LK_TRY(table_want(x, err));
         LK_TRY(lk_table_writer_add(x->writer, x->rows, x->count, err));
+        x->hides |= x->batch_hides;
     }
+    x->batch_hides = false;
     x->count = x->group = 0;
     x->batch_bytes = 0;
     lk_merge_release(x->merge);
@@ -192,18 +270,6 @@ static bool batch_is_full(const compactor *x)
 {
     return x->count >= BATCH_ROWS || x->batch_bytes >= x->batch_bytes_max ||
            lk_merge_kept(x->merge) >= KEPT_BLOCKS_MAX;
-}
-
-static lk_status batch_room(compactor *x, uint32_t rows, lk_error *err)
-{
-    if (x->count + rows <= x->capacity) return LK_OK;
-    uint32_t capacity = x->capacity * 2 > x->count + rows ? x->capacity * 2 : x->count + rows;
-    if (capacity < BATCH_ROWS) capacity = BATCH_ROWS;
-    lk_row *bigger = realloc(x->rows, capacity * sizeof *bigger);
-    if (bigger == NULL) return lk_fail_nomem(err, capacity * sizeof *bigger);
-    x->rows = bigger;
-    x->capacity = capacity;
-    return LK_OK;
 }
 
 static inline lk_row row_make(uint32_t tree, lk_bytes key, lk_bytes value, uint64_t seq,
@@ -220,34 +286,28 @@ static inline lk_row row_make(uint32_t tree, lk_bytes key, lk_bytes value, uint6
 
 /* ---- spans ---- */
 
+/* A row of a new key follows. */
+static lk_status group_begin(compactor *x, lk_error *err)
+{
+    lk_status st = LK_OK;
+    LK_TRY(close_group(x, err));
+    if (batch_is_full(x)) LK_TRY(batch_write(x, err));
+    x->fold_at = GROUP_ROWS;
+    x->over = 0;
+done:
+    return st;
+}
+
 /* One row, which may be a version of the key before. */
 static lk_status add_single(compactor *x, const lk_span *span, lk_error *err)
 {
     lk_status st = LK_OK;
     const lk_block *b = span->block;
     uint32_t i = span->first;
-    uint64_t seq = lk_block_seq(b, i);
-    bool keep = true;
-    if (span->repeat) {
-        keep = lk_fold_wants(&x->part->snapshots, x->rows[x->count - 1].kind, seq, x->above);
-    } else {
-        LK_TRY(close_group(x, err));
-        if (batch_is_full(x)) LK_TRY(batch_write(x, err));
-        x->fold_at = GROUP_ROWS;
-    }
-    x->above = seq;
-    if (!keep) return LK_OK;
-    LK_TRY(batch_room(x, 1, err));
-    lk_row row = row_make(x->part->job->tree, lk_block_key(b, i), lk_block_value(b, i), seq,
-                          lk_block_kind(b, i));
-    x->rows[x->count++] = row;
-    x->batch_bytes += row.key_len + row.value_len;
-    x->special |= row.kind != LK_KIND_PUT;
-    if (LK_UNLIKELY(x->count - x->group >= x->fold_at)) {
-        if (x->special) LK_TRY(group_fold(x, false, err));
-        uint32_t left = x->count - x->group;
-        x->fold_at = left < GROUP_ROWS / 2 ? GROUP_ROWS : 2 * left;
-    }
+    if (!span->repeat) LK_TRY(group_begin(x, err));
+    lk_row row = row_make(x->part->job->tree, lk_block_key(b, i), lk_block_value(b, i),
+                          lk_block_seq(b, i), lk_block_kind(b, i));
+    LK_TRY(version_add(x, &row, err));
 done:
     return st;
 }
@@ -259,6 +319,7 @@ static lk_status add_several(compactor *x, const lk_span *span, lk_error *err)
     const lk_block *b = span->block;
     uint32_t tree = x->part->job->tree;
     LK_TRY(close_group(x, err));
+    x->over = 0;
     LK_TRY(batch_room(x, span->count, err));
     for (uint32_t i = span->first; i < span->first + span->count; i++) {
         lk_row row = row_make(tree, lk_block_key(b, i), lk_block_value(b, i), lk_block_seq(b, i),
@@ -330,6 +391,89 @@ static lk_status add_closed(compactor *x, const lk_span *span, lk_error *err)
     return copy_block(x, span, err);
 }
 
+/* ---- under range tombstones ---- */
+
+/* A row that range tombstones are over, perhaps older ones than itself. */
+static lk_status add_covered(compactor *x, const lk_span *span, uint32_t i, bool repeat,
+                             lk_error *err)
+{
+    lk_status st = LK_OK;
+    const lk_compact_part *p = x->part;
+    const lk_block *b = span->block;
+    lk_bytes key = lk_block_key(b, i);
+    if (!repeat) {
+        LK_TRY(group_begin(x, err));
+        uint32_t at = lk_tombs_seek(p->tombs, p->job->tree, key.data, key.len);
+        x->over = lk_tombs_newest(p->tombs, at, LK_SEQ_MAX) == 0 ? 0 : at;
+        x->above = LK_SEQ_MAX;
+    }
+    lk_row row =
+        row_make(p->job->tree, key, lk_block_value(b, i), lk_block_seq(b, i), lk_block_kind(b, i));
+    if (x->over != 0) {
+        if (row.seq < lk_tombs_newest(p->tombs, x->over, x->visible_to_all)) return LK_OK;
+        LK_TRY(ranges_add(x, &row, row.seq, err));
+    }
+    LK_TRY(version_add(x, &row, err));
+done:
+    return st;
+}
+
+/* The keys between which the rows of a span lie. */
+static void span_ends(const lk_span *span, lk_bytes *out_least, lk_bytes *out_greatest)
+{
+    if (!span->closed) {
+        *out_least = lk_block_key(span->block, span->first);
+        *out_greatest = lk_block_key(span->block, span->first + span->count - 1);
+        return;
+    }
+    const lk_table_meta *meta = lk_table_meta_of(span->table);
+    *out_least = (lk_bytes){meta->min_key, meta->min_len};
+    if (span->block_index > 0) {
+        *out_least = lk_table_block_last_key(span->table, span->block_index - 1);
+    }
+    *out_greatest = lk_table_block_last_key(span->table, span->block_index);
+}
+
+/* All rows of the span are hidden from everybody; so are perhaps others that follow. */
+static lk_status skip_dead(compactor *x, const lk_span *span, lk_bytes greatest, lk_error *err)
+{
+    const lk_tombs *t = x->part->tombs;
+    uint32_t tree = x->part->job->tree, at = lk_tombs_seek(t, tree, greatest.data, greatest.len);
+    uint64_t seq = lk_tombs_newest(t, at, x->visible_to_all);
+    if (!lk_merge_span_is_old(x->merge, span, seq)) return LK_OK;
+    lk_bytes to = {NULL, 0};
+    if (t->steps[at].tree == tree) to = (lk_bytes){t->steps[at].key, t->steps[at].key_len};
+    return lk_merge_skip(x->merge, to, seq, err);
+}
+
+/* A span that range tombstones are over; false in `out_taken`: there are none. */
+static __attribute__((noinline)) lk_status take_covered(compactor *x, const lk_span *span,
+                                                        bool *out_taken, lk_error *err)
+{
+    lk_status st = LK_OK;
+    const lk_compact_part *p = x->part;
+    uint32_t tree = p->job->tree;
+    lk_bytes least, greatest;
+    span_ends(span, &least, &greatest);
+    *out_taken = lk_tombs_touch(p->tombs, tree, least, greatest, 0);
+    if (!*out_taken) return LK_OK;
+    const lk_table_meta *meta = lk_table_meta_of(span->table);
+    uint64_t newest = span->closed ? meta->seq_max : span->block->seq_max;
+    uint64_t oldest = span->closed ? meta->seq_min : span->block->seq_min;
+    if (lk_tombs_cover_all(p->tombs, tree, least, greatest, newest, x->visible_to_all)) {
+        return skip_dead(x, span, greatest, err);
+    }
+    /* What is copied keeps its sequences, so only rows that are hidden forbid it. */
+    bool is_whole = !lk_tombs_touch(p->tombs, tree, least, greatest, oldest);
+    if (span->closed) return is_whole ? add_closed(x, span, err) : lk_merge_open(x->merge, err);
+    if (is_whole && span->count > 1 && is_worth_copying(x, span)) return copy_block(x, span, err);
+    for (uint32_t i = 0; i < span->count; i++) {
+        LK_TRY(add_covered(x, span, span->first + i, i == 0 && span->repeat, err));
+    }
+done:
+    return st;
+}
+
 /* ---- all of it ---- */
 
 static lk_status add_inputs(compactor *x, lk_error *err)
@@ -366,6 +510,11 @@ lk_status lk_compact_part_run(lk_compact_part *p, lk_error *err)
         LK_TRY(lk_merge_next(x.merge, &span, &any, err));
         if (!any) break;
         p->rows_in += span.count;
+        if (LK_UNLIKELY(p->tombs != NULL)) {
+            bool taken;
+            LK_TRY(take_covered(&x, &span, &taken, err));
+            if (taken) continue;
+        }
         if (span.closed) {
             LK_TRY(add_closed(&x, &span, err));
         } else if (span.count == 1) {

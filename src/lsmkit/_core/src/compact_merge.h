@@ -31,8 +31,9 @@ typedef struct lk_compact_part {
     const lk_view *view;
     uint64_t now_us;
     lk_snapshots snapshots;
-    bool bottom;       /* no table below shares keys with the inputs */
-    atomic_bool *stop; /* relaxed: another part has failed, so this one's work is for nothing */
+    const lk_tombs *tombs; /* ranges that were deleted; NULL: none */
+    bool bottom;           /* no table below shares keys with the inputs */
+    atomic_bool *stop;     /* relaxed: another part has failed, so this one's work is for nothing */
 
     /* what came of it */
     lk_table_meta *tables; /* in key order */

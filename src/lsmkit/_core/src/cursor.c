@@ -40,6 +40,7 @@ struct lk_cursor {
     uint32_t range, ranges_left; /* the one to be opened next */
 
     lk_span span;
+    lk_span rest;       /* what was cut off the span, and comes next; count 0: nothing */
     uint32_t span_left; /* rows of the span that are still to be looked at */
     uint32_t spans;     /* taken so far, for keeps_too_many */
     bool decided;       /* the newest visible version of the key of the last row was met */
@@ -50,6 +51,9 @@ struct lk_cursor {
 
     lk_status failed;
     lk_error failure;
+    lk_cover cover;         /* range tombstones; without layers as a rule */
+    lk_cover_region region; /* that the last row lay in, where there are any */
+    bool has_region;
     lk_gaps gaps; /* that it need not walk through */
     lk_gap_watch watch;
     uint8_t bound_bytes[];
@@ -76,13 +80,28 @@ static lk_status take_orders(lk_cursor *c, lk_error *err)
         lk_segment *s = view->segments[i];
         c->parts[i].visible = lk_segment_visible(s, c->seq);
         if (c->parts[i].visible == 0) continue;
-        lk_status st = lk_segment_order(s, c->parts[i].visible, false, &c->parts[i].order, err);
+        uint32_t visible = c->parts[i].visible;
+        lk_status st = lk_segment_order_live(s, visible, visible, false, &c->parts[i].order, err);
         if (st != LK_OK) {
             drop_orders(c);
             return st;
         }
     }
     return LK_OK;
+}
+
+/* The range tombstones that it sees. */
+static lk_status take_cover(lk_cursor *c, lk_error *err)
+{
+    const lk_view *view = c->view;
+    c->cover.seq = c->seq;
+    for (uint32_t i = 0; i < view->segment_count; i++) {
+        const lk_segment *s = view->segments[i];
+        uint32_t visible = lk_segment_visible(s, c->seq);
+        lk_status st = visible == 0 ? LK_OK : lk_segment_tombs_cover(s, visible, &c->cover, err);
+        if (st != LK_OK) return st;
+    }
+    return c->tree_version == NULL ? LK_OK : lk_cover_add(&c->cover, c->tree_version->tombs, err);
 }
 
 /* The ranges that the bounds touch. */
@@ -143,7 +162,10 @@ lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bo
     lk_fold_init(&c->fold, view->settings, tree, 0);
     c->tree_version = lk_version_tree(view->version, tree);
     c->gaps.count = 0;
+    c->cover = (lk_cover){0};
+    c->has_region = false;
     LK_TRY(lk_view_prove(view, err));
+    LK_TRY(take_cover(c, err));
     LK_TRY(begin(c, err));
     *out = c;
     c = NULL;
@@ -157,6 +179,7 @@ void lk_cursor_close(lk_cursor *c)
     if (c == NULL) return;
     lk_merge_free(c->merge);
     lk_gaps_release(&c->gaps);
+    lk_cover_deinit(&c->cover);
     drop_orders(c);
     free(c->sought);
     lk_fold_deinit(&c->fold);
@@ -191,7 +214,8 @@ lk_status lk_cursor_seek(lk_cursor *c, const lk_bytes *key, bool reverse, lk_err
     c->failed = LK_OK;
     c->ranges_left = 0; /* after an error nothing comes */
     c->span_left = 0;
-    c->decided = false;
+    c->rest.count = 0;
+    c->decided = c->has_region = false;
     c->reverse = reverse;
     lk_status st = bounds_set(c, key, reverse, err); /* the key may stand in a block of the merge */
     lk_merge_free(c->merge);
@@ -271,6 +295,13 @@ static lk_status next_span(lk_cursor *c, bool stay, bool *out_any, lk_error *err
 {
     *out_any = false;
     for (;;) {
+        if (LK_UNLIKELY(c->rest.count != 0)) {
+            c->span = c->rest;
+            c->span_left = c->rest.count;
+            c->rest.count = 0;
+            *out_any = true;
+            return LK_OK;
+        }
         if (c->merge != NULL) {
             lk_status st = lk_merge_next(c->merge, &c->span, out_any, err);
             c->span_left = *out_any ? c->span.count : 0;
@@ -357,24 +388,27 @@ static inline version_row row_of_span(const lk_span *span)
 typedef enum taken { TAKEN_NONE, TAKEN_ROWS, TAKEN_SPECIAL } taken;
 
 /* The newest visible version of a key, `at`, is no plain put: its value, if there is one. Older versions
- * are taken off the merge as far as they matter; the span that follows then is looked at next. */
+ * are taken off the merge as far as they matter; the span that follows them comes next. */
 static lk_status take_special(lk_cursor *c, piece *at, bool *out_any, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_fold *f = &c->fold;
-    bool more = c->span.count == 1, decided, any; /* of several rows none has older versions */
+    /* Of several rows, also when they were cut, none has older versions. */
+    bool more = c->span.count == 1 && c->rest.count == 0, decided, any;
     version_row row =
         at->block != NULL ? row_of_block(at->block, at->first) : row_of_span(&c->span);
     *at = (piece){.count = 1, .row = {.key = row.key}};
     *out_any = false;
-    lk_fold_begin(f, 0);
+    lk_fold_begin(f, c->has_region ? c->region.seq : 0);
     LK_TRY(lk_fold_take(f, row.kind, row.value, row.seq, &decided, err));
     while (more && !decided) {
         LK_TRY(lk_merge_next(c->merge, &c->span, &any, err));
-        c->span_left = any ? c->span.count : 0;
-        if (!any || !c->span.repeat) break;
+        if (!any) break;
+        if (!c->span.repeat) {
+            c->rest = c->span;
+            break;
+        }
         row = row_of_span(&c->span);
-        c->span_left = 0;
         LK_TRY(lk_fold_take(f, row.kind, row.value, row.seq, &decided, err));
     }
     LK_TRY(lk_fold_value(f, out_any, &at->row.value, err));
@@ -476,6 +510,76 @@ static inline void watch_live(lk_cursor *c, const piece *p)
     lk_gap_watch_live(&c->watch, span_key(c, p->block, row));
 }
 
+/* ---- range tombstones ---- */
+
+/* Of the rows that are to come the next `count` are the span; the others come next, and before what was
+ * cut off already. */
+static void span_cut(lk_cursor *c, uint32_t count)
+{
+    lk_span *span = &c->span;
+    uint32_t cut = c->span_left - count, before = c->rest.count, first = span->first;
+    if (cut == 0) return;
+    if (!c->reverse) first += span->count - c->span_left; /* the last `left` rows are to come */
+    c->rest = *span;
+    c->rest.count = cut + before;
+    c->rest.first = c->reverse ? first - before : first + count;
+    span->first = c->reverse ? first + cut : first;
+    span->count = c->span_left = count;
+}
+
+static inline lk_bytes next_key(const lk_cursor *c)
+{
+    const lk_span *span = &c->span;
+    uint32_t behind = c->span_left - 1;
+    return span_key(c, span->block,
+                    c->reverse ? span->first + behind : span->first + span->count - 1 - behind);
+}
+
+static bool is_in_region(const lk_cursor *c, lk_bytes key)
+{
+    const lk_cover_region *g = &c->region;
+    if (c->reverse) return lk_key_compare(key.data, key.len, g->lower.data, g->lower.len) >= 0;
+    return g->upper.data == NULL ||
+           lk_key_compare(key.data, key.len, g->upper.data, g->upper.len) < 0;
+}
+
+/* Cuts the span where the region ends that its next row lies in. */
+static void span_cut_to_region(lk_cursor *c)
+{
+    const lk_span *span = &c->span;
+    lk_bytes key = next_key(c);
+    if (!c->has_region || !is_in_region(c, key)) {
+        lk_cover_at(&c->cover, c->tree, key, &c->region);
+        c->has_region = true;
+    }
+    if (c->span_left == 1) return;
+    uint32_t first = c->reverse ? span->first : span->first + span->count - c->span_left;
+    uint32_t end = first + c->span_left;
+    if (is_in_region(c, lk_block_key(span->block, c->reverse ? first : end - 1))) return;
+    lk_bytes edge = c->reverse ? c->region.lower : c->region.upper;
+    uint32_t at = lk_block_lower_bound(span->block, edge.data, edge.len);
+    span_cut(c, c->reverse ? end - at : at - first);
+}
+
+/* Of a span that was just taken, leaves rows that one answer holds for: all are dead, and are passed
+ * over (`*out_dead`), or none is. */
+static lk_status span_cover(lk_cursor *c, bool *out_dead, lk_error *err)
+{
+    *out_dead = false;
+    span_cut_to_region(c);
+    uint64_t dead_below = c->region.seq;
+    if (dead_below == 0) return LK_OK;
+    const lk_block *b = c->span.block;
+    if (b != NULL && b->seq_min < dead_below && b->seq_max > dead_below) span_cut(c, 1);
+    uint64_t seq = b == NULL ? c->span.seq : lk_block_seq(b, c->span.first);
+    if (seq > dead_below) return LK_OK;
+    *out_dead = true;
+    watch_dead(c, c->span_left, 0);
+    c->span_left = 0;
+    if (!lk_merge_span_is_old(c->merge, &c->span, dead_below)) return LK_OK;
+    return lk_merge_skip(c->merge, c->reverse ? c->region.lower : c->region.upper, dead_below, err);
+}
+
 /* At most `max` rows more. False at the end (with `stay`, perhaps only of the range), or when more
  * than KEPT_BLOCKS_MAX blocks are kept. */
 static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece *out, bool *out_any,
@@ -491,6 +595,12 @@ static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece 
             }
             lk_status st = next_span(c, stay, &any, err);
             if (st != LK_OK || !any) return st;
+            if (LK_UNLIKELY(c->cover.count != 0)) {
+                bool dead;
+                st = span_cover(c, &dead, err);
+                if (st != LK_OK) return st;
+                if (dead) continue;
+            }
         }
         if (LK_LIKELY(is_clean(c))) {
             take_clean(c, max, out);

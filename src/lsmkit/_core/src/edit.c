@@ -10,9 +10,11 @@
 #include "manifest_json.h"
 #include "version.h"
 
-enum { REMOVES, JOINS, SPLITS, ADDS, PROPERTIES, DROPS }; /* the order of lk_edit.capacity */
+/* The order of lk_edit.capacity. */
+enum { REMOVES, JOINS, SPLITS, ADDS, PROPERTIES, DROPS, DELETES };
 
-_Static_assert(sizeof((lk_edit *)0)->capacity / sizeof(size_t) == DROPS + 1, "one for each array");
+_Static_assert(sizeof((lk_edit *)0)->capacity / sizeof(size_t) == DELETES + 1,
+               "one for each array");
 
 void lk_edit_init(lk_edit *e) { memset(e, 0, sizeof *e); }
 
@@ -29,12 +31,17 @@ void lk_edit_deinit(lk_edit *e)
         free(e->properties[i].name);
         free(e->properties[i].value);
     }
+    for (size_t i = 0; i < e->delete_count; i++) {
+        free((void *)(uintptr_t)e->deletes[i].start.data);
+        free((void *)(uintptr_t)e->deletes[i].stop.data);
+    }
     free(e->removes);
     free(e->joins);
     free(e->splits);
     free(e->adds);
     free(e->properties);
     free(e->drops);
+    free(e->deletes);
     lk_edit_init(e);
 }
 
@@ -164,4 +171,22 @@ lk_status lk_edit_drop(lk_edit *e, uint32_t tree, lk_error *err)
     e->drops = drops;
     e->drops[e->drop_count++] = tree;
     return LK_OK;
+}
+
+lk_status lk_edit_delete_range(lk_edit *e, const lk_tomb *range, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_bytes start = {NULL, 0}, stop = {NULL, 0};
+    lk_tomb *deletes = grow(e, DELETES, e->deletes, e->delete_count, sizeof *e->deletes, err);
+    if (deletes == NULL) return LK_NOMEM;
+    e->deletes = deletes;
+    LK_TRY(copy_bytes(range->start, &start, err));
+    if (range->stop.data != NULL) LK_TRY(copy_bytes(range->stop, &stop, err));
+    e->deletes[e->delete_count++] =
+        (lk_tomb){.start = start, .stop = stop, .seq = range->seq, .tree = range->tree};
+    start.data = stop.data = NULL;
+done:
+    free((void *)(uintptr_t)start.data);
+    free((void *)(uintptr_t)stop.data);
+    return st;
 }

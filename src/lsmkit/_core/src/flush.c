@@ -49,6 +49,10 @@ typedef struct flush {
     uint64_t row_bytes; /* keys and values of the whole keys */
     bool special;       /* some version in the group is no plain put */
     uint32_t fold_at;   /* so many versions are folded early */
+    lk_tombs *tombs;    /* the ranges that the segments delete; NULL: none */
+    uint64_t last_seq;  /* of the segments */
+    uint32_t over;      /* its step that holds the key in hand; 0: nothing covers the key */
+    bool hides;         /* a range tombstone hides a row of the table in hand, for some snapshot */
     lk_snapshots snapshots;
     lk_fold fold;
 } flush;
@@ -82,6 +86,12 @@ static lk_status table_finish(flush *f, lk_error *err)
     if (f->writer == NULL) return LK_OK;
     LK_TRY(lk_table_writer_finish(f->writer, &meta, err));
     f->result->bytes_out += meta.bytes;
+    if (f->tombs != NULL) {
+        /* What snapshots still see is hidden by those alone that they do not see. */
+        meta.swept = f->last_seq;
+        if (f->hides) meta.swept = f->snapshots.seqs[f->snapshots.count - 1];
+    }
+    f->hides = false;
     LK_TRY(lk_edit_add_table(f->edit, &meta, 0, f->stamp, NULL, err));
 done:
     lk_table_meta_deinit(&meta);
@@ -121,20 +131,8 @@ static lk_status group_fold(flush *f, bool is_whole, lk_error *err)
     bool is_oldest = is_whole && !may_be_below(f, rows);
     lk_status st =
         lk_fold_rows(&f->fold, rows, &n, &f->snapshots, 0, is_oldest, !may_be_above(f, rows), err);
+    if (is_whole) n = lk_fold_drop_ranges(rows, n, &f->hides);
     f->row_count = f->group + n;
-    return st;
-}
-
-/* The versions of the key in hand have all come. */
-static lk_status group_close(flush *f, lk_error *err)
-{
-    lk_status st = LK_OK;
-    if (LK_UNLIKELY(f->special)) LK_TRY(group_fold(f, true, err));
-    f->special = false;
-    for (; f->group < f->row_count; f->group++) {
-        f->row_bytes += (uint64_t)f->rows[f->group].key_len + f->rows[f->group].value_len;
-    }
-done:
     return st;
 }
 
@@ -167,12 +165,15 @@ static inline lk_status row_add(flush *f, const lk_record *r, uint64_t seq, lk_e
     return LK_OK;
 }
 
-/* An older version of the key in hand. */
+/* Another version of the key in hand, older than those before. */
 static lk_status version_add(flush *f, const lk_record *r, uint64_t seq, lk_error *err)
 {
     lk_status st = LK_OK;
-    lk_kind last = f->rows[f->row_count - 1].kind;
-    bool wanted = lk_fold_wants(&f->snapshots, last, seq, f->newer_seq);
+    bool wanted = f->row_count == f->group; /* the first */
+    if (!wanted) {
+        lk_kind last = f->rows[f->row_count - 1].kind;
+        wanted = lk_fold_wants(&f->snapshots, last, seq, f->newer_seq);
+    }
     f->newer_seq = seq;
     if (!wanted) return LK_OK;
     LK_TRY(row_add(f, r, seq, err));
@@ -185,6 +186,39 @@ done:
     return st;
 }
 
+/* The range tombstones over the key in hand that are newer than `seq` and older than its version that
+ * came last take part as deletes of the key. */
+static __attribute__((noinline)) lk_status ranges_add(flush *f, uint64_t seq, lk_error *err)
+{
+    lk_record range = f->newest;
+    range.kind = LK_KIND_DELETE;
+    range.value = lk_fold_range;
+    range.value_len = 0;
+    const lk_tomb_step *step = &f->tombs->steps[f->over - 1];
+    for (uint32_t i = step->first; i < step[1].first; i++) {
+        uint64_t at = f->tombs->seqs[i];
+        if (at < seq) break;
+        if (at > f->newer_seq) continue;
+        lk_status st = version_add(f, &range, at, err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
+}
+
+/* The versions of the key in hand have all come. */
+static lk_status group_close(flush *f, lk_error *err)
+{
+    lk_status st = LK_OK;
+    if (LK_UNLIKELY(f->over != 0 && f->any)) LK_TRY(ranges_add(f, 0, err));
+    if (LK_UNLIKELY(f->special)) LK_TRY(group_fold(f, true, err));
+    f->special = false;
+    for (; f->group < f->row_count; f->group++) {
+        f->row_bytes += (uint64_t)f->rows[f->group].key_len + f->rows[f->group].value_len;
+    }
+done:
+    return st;
+}
+
 static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint64_t seq,
                              lk_error *err)
 {
@@ -192,6 +226,7 @@ static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint
     bool same_tree = f->any && f->newest.tree == r->tree;
     if (same_tree && f->prefix == prefix &&
         lk_bytes_equal(f->newest.key, f->newest.key_len, r->key, r->key_len)) {
+        if (LK_UNLIKELY(f->over != 0)) LK_TRY(ranges_add(f, seq, err));
         return version_add(f, r, seq, err);
     }
     LK_TRY(group_close(f, err));
@@ -210,7 +245,11 @@ static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint
     f->prefix = prefix;
     f->newer_seq = seq;
     f->fold_at = GROUP_ROWS;
-    LK_TRY(row_add(f, r, seq, err));
+    if (LK_LIKELY(f->tombs == NULL)) return row_add(f, r, seq, err);
+    f->over = lk_tombs_seek(f->tombs, r->tree, r->key, r->key_len);
+    f->newer_seq = LK_SEQ_MAX;
+    if (f->over != 0) LK_TRY(ranges_add(f, seq, err));
+    LK_TRY(version_add(f, r, seq, err));
 done:
     return st;
 }
@@ -220,14 +259,53 @@ done:
 static lk_status source_open(flush *f, lk_segment *segment, lk_error *err)
 {
     source *s = &f->sources[f->source_count];
-    lk_status st = lk_segment_order(segment, segment->count, true, &s->order, err);
+    uint32_t n = segment->count, least = n;
+    if (f->snapshots.count > 0) { /* the oldest of them needs what it sees */
+        least = lk_segment_visible(segment, f->snapshots.seqs[f->snapshots.count - 1]);
+    }
+    lk_status st = lk_segment_order_live(segment, n, least, true, &s->order, err);
     if (st != LK_OK) return st;
-    LK_ASSERT(s->order->run_count == 1);
+    LK_ASSERT(s->order->run_count <= 1);
     s->segment = segment;
-    s->items = s->order->runs[0]->items;
-    s->count = s->order->runs[0]->count;
+    if (s->order->run_count == 1) { /* there may be range tombstones alone */
+        s->items = s->order->runs[0]->items;
+        s->count = s->order->runs[0]->count;
+    }
     f->source_count++;
     return LK_OK;
+}
+
+/* ---- range tombstones ---- */
+
+/* The skyline of what all segments delete. */
+static lk_status tombs_collect(flush *f, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_tomb *list = NULL;
+    lk_tombs *fresh = NULL, *joined = NULL;
+    size_t count;
+    for (uint32_t i = 0; i < f->in->segment_count; i++) {
+        const lk_segment *s = f->in->segments[i];
+        if (!lk_segment_has_tombs(s)) continue;
+        LK_TRY(lk_segment_tombs_list(s, s->count, &list, &count, err));
+        LK_TRY(lk_tombs_make(list, count, &f->snapshots, false, &fresh, err));
+        LK_TRY(lk_tombs_join(f->tombs, fresh, &f->snapshots, false, &joined, err));
+        lk_tombs_unref(f->tombs);
+        f->tombs = joined;
+        lk_tombs_unref(fresh);
+        fresh = NULL;
+        free(list);
+        list = NULL;
+    }
+done:
+    lk_tombs_unref(fresh);
+    free(list);
+    return st;
+}
+
+static lk_status tomb_to_edit(void *context, const lk_tomb *range, lk_error *err)
+{
+    return lk_edit_delete_range((lk_edit *)context, range, err);
 }
 
 /* Touches the records of the items that come next. By loads, many at a time and independent of each
@@ -299,6 +377,8 @@ lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, 
     memset(out, 0, sizeof *out);
     flush *f = calloc(1, sizeof *f);
     if (f == NULL) return lk_fail_nomem(err, sizeof *f);
+    const lk_segment *last = in->segments[in->segment_count - 1];
+    f->last_seq = last->base_seq + last->count - 1;
     f->in = in;
     f->edit = edit;
     f->result = out;
@@ -312,19 +392,21 @@ lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, 
         LK_TRY(source_open(f, s, err));
         out->records_in += s->count;
     }
+    LK_TRY(tombs_collect(f, err));
     LK_TRY(walk(f, err));
     LK_TRY(group_close(f, err));
     LK_TRY(table_finish(f, err));
+    if (f->tombs != NULL) LK_TRY(lk_tombs_each(f->tombs, tomb_to_edit, edit, err));
     out->merge_failures = f->fold.failures;
     if (f->fold.failures > 0) out->merge_failure = f->fold.failure;
     if (edit->add_count > 0) LK_TRY(lk_env_sync_dir(in->env, in->dir, err));
-    const lk_segment *last = in->segments[in->segment_count - 1];
     edit->log_retired = last->generation;
-    edit->last_seq = last->base_seq + last->count - 1;
+    edit->last_seq = f->last_seq;
 done:
     lk_table_writer_free(f->writer);
     for (uint32_t i = 0; i < f->source_count; i++) lk_order_unref(f->sources[i].order);
     if (st != LK_OK) unlink_added(in, edit);
+    lk_tombs_unref(f->tombs);
     lk_fold_deinit(&f->fold);
     free(f->rows);
     free(f);

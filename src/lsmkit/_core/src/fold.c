@@ -376,3 +376,22 @@ lk_status lk_fold_rows(lk_fold *f, lk_row *rows, uint32_t *count, const lk_snaps
 done:
     return st;
 }
+
+/* ---- range tombstones ---- */
+
+const uint8_t lk_fold_range[1];
+
+uint32_t lk_fold_drop_ranges(lk_row *rows, uint32_t count, bool *out_hides)
+{
+    uint32_t kept = 0;
+    bool hidden = false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (rows[i].value == lk_fold_range) {
+            hidden = true;
+            continue;
+        }
+        *out_hides |= hidden;
+        rows[kept++] = rows[i];
+    }
+    return kept;
+}

@@ -72,27 +72,6 @@ lk_status lk_fold_value(lk_fold *f, bool *out_found, lk_bytes *out, lk_error *er
 
 /* ---- writing ---- */
 
-/* Where versions must stay apart: between two of them lies a snapshot. */
-typedef struct lk_snapshots {
-    const uint64_t *seqs; /* descending */
-    size_t count;
-} lk_snapshots;
-
-/* Whether a snapshot sees the version `seq`, and not the next newer one, `newer`. */
-static inline bool lk_snapshots_between(const lk_snapshots *s, uint64_t seq, uint64_t newer)
-{
-    size_t low = 0, high = s->count; /* first snapshot that is less than `newer` */
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (s->seqs[middle] >= newer) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low < s->count && s->seqs[low] >= seq;
-}
-
 /* Whether a version may matter behind `last`, the one that was kept last, which is next to it but for
  * such as did not matter. */
 static inline bool lk_fold_wants(const lk_snapshots *s, lk_kind last, uint64_t seq, uint64_t newer)
@@ -106,5 +85,12 @@ static inline bool lk_fold_wants(const lk_snapshots *s, lk_kind last, uint64_t s
  * LK_NOMEM alone; what the operator could not do is counted in `failures`. */
 lk_status lk_fold_rows(lk_fold *f, lk_row *rows, uint32_t *count, const lk_snapshots *snapshots,
                        uint64_t cover, bool is_oldest, bool is_newest, lk_error *err);
+
+/* A range tombstone over a key takes part as a delete of that key alone: its value is this byte, by which
+ * it is known. */
+extern const uint8_t lk_fold_range[1];
+/* Takes them out of rows that were folded; `*out_hides` is set when one hides a row that stays, for
+ * some snapshot. Returns how many rows are left. */
+uint32_t lk_fold_drop_ranges(lk_row *rows, uint32_t count, bool *out_hides);
 
 #endif

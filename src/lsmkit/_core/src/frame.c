@@ -114,11 +114,12 @@ static bool record_fits(const uint8_t *p, uint32_t left, uint32_t *out_bytes)
     if (left < LK_RECORD_HEADER_BYTES) return false;
     uint64_t head = lk_load64(p);
     uint32_t kind = (uint32_t)(head >> 16 & 0xFF), flags = (uint32_t)(head >> 24 & 0xFF);
-    if (!lk_kind_is_known(kind) || (flags & ~LK_RECORD_FLAGS) != 0) return false;
+    if (!lk_kind_is_logged(kind) || (flags & ~LK_RECORD_FLAGS) != 0) return false;
     if (head >> 32 < lk_kind_head_bytes((lk_kind)kind)) return false;
     uint64_t bytes = LK_RECORD_HEADER_BYTES + ((flags & LK_RECORD_TREE) != 0 ? 4 : 0) +
                      (head & 0xFFFF) + (head >> 32);
-    if (bytes > left || head >> 32 > LK_STORED_BYTES_MAX) return false;
+    uint64_t value_max = kind == LK_KIND_DELETE_RANGE ? LK_KEY_BYTES_MAX : LK_STORED_BYTES_MAX;
+    if (bytes > left || head >> 32 > value_max) return false;
     /* Tree 0 has one form alone, so that a record's length follows from what it says. */
     if ((flags & LK_RECORD_TREE) != 0 && lk_load32(p + LK_RECORD_HEADER_BYTES) == 0) return false;
     *out_bytes = (uint32_t)bytes;
@@ -143,6 +144,7 @@ static inline lk_frame_state frame_read(const uint8_t *base, uint32_t end, uint6
         }
         at += bytes;
         out->records++;
+        out->tombs += r.kind == LK_KIND_DELETE_RANGE;
     }
     out->body_found = lk_frame_body_hash(sum);
     return out->body_found == out->body_expected ? LK_FRAME_WHOLE : LK_FRAME_BROKEN;

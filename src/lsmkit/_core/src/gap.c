@@ -176,7 +176,7 @@ static bool set_advance(lk_gap_set *x, const lk_view *view, uint64_t after, uint
         if (s->base_seq > next) return false;
         for (uint32_t o = (uint32_t)(next - s->base_seq); o < visible; o++) {
             lk_record r = lk_segment_record(s, o);
-            if (r.kind == LK_KIND_DELETE) continue;
+            if (r.kind == LK_KIND_DELETE || r.kind == LK_KIND_DELETE_RANGE) continue;
             set_divide(x, r.tree, (lk_bytes){r.key, r.key_len});
         }
         next = s->base_seq + visible;

@@ -131,6 +131,7 @@ static lk_status replay_base(replay *r, const lk_manifest_line *line, lk_error *
                                           err));
         }
     }
+    LK_TRY(lk_version_build_delete(r->build, line->edit.deletes, line->edit.delete_count, err));
     LK_TRY(lk_properties_apply(r->properties, &line->edit, err));
     if ((line->kinds & LK_LINE_COMPLETE) != 0) {
         LK_TRY(lk_version_build_whole(r->build, err));

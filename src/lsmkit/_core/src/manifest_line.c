@@ -31,6 +31,7 @@ static void write_table(lk_json_writer *w, const lk_table_meta *meta, uint32_t l
     lk_json_field(w, "raw_bytes", meta->raw_bytes);
     lk_json_field(w, "seq_min", meta->seq_min);
     lk_json_field(w, "seq_max", meta->seq_max);
+    if (meta->swept != 0) lk_json_field(w, "swept", meta->swept);
     lk_json_name(w, "nonce");
     lk_json_write_string(w, nonce);
     lk_json_field_hex(w, "min", meta->min_key, meta->min_len);
@@ -70,6 +71,18 @@ static void write_cuts(lk_json_writer *w, const char *name, const lk_edit_cut *c
         lk_json_close(w, '}');
     }
     lk_json_close(w, ']');
+}
+
+static void write_delete(lk_json_writer *w, const lk_tomb *range)
+{
+    lk_json_open(w, '{');
+    lk_json_field(w, "tree", range->tree);
+    lk_json_field_hex(w, "start", range->start.data, range->start.len);
+    if (range->stop.data != NULL) {
+        lk_json_field_hex(w, "stop", range->stop.data, range->stop.len);
+    }
+    lk_json_field(w, "seq", range->seq);
+    lk_json_close(w, '}');
 }
 
 /* Whether a later change of the same edit makes this one void. */
@@ -145,6 +158,12 @@ void lk_manifest_line_edit(lk_json_writer *w, const lk_edit *e, const lk_manifes
         for (size_t i = 0; i < e->add_count; i++) {
             write_table(w, &e->adds[i].meta, e->adds[i].level, e->adds[i].stamp);
         }
+        lk_json_close(w, ']');
+    }
+    if (e->delete_count > 0) {
+        lk_json_name(w, "deleted");
+        lk_json_open(w, '[');
+        for (size_t i = 0; i < e->delete_count; i++) write_delete(w, &e->deletes[i]);
         lk_json_close(w, ']');
     }
     write_properties(w, e);
@@ -270,6 +289,28 @@ done:
     return st;
 }
 
+/* What is deleted now: whoever reads this has no snapshots, so the newest delete of each key says all. */
+static lk_status base_deleted(base_writer *b, const lk_tombs *t, lk_error *err)
+{
+    lk_status st = LK_OK;
+    for (uint32_t i = 0, next; i < t->count; i = next) {
+        const lk_tomb_step *step = &t->steps[i];
+        uint64_t seq = lk_tombs_newest(t, i + 1, LK_SEQ_MAX);
+        for (next = i + 1; next < t->count; next++) {
+            if (lk_tombs_newest(t, next + 1, LK_SEQ_MAX) != seq) break;
+        }
+        if (seq == 0) continue;
+        LK_ASSERT(next < t->count);
+        lk_tomb range = {.start = {step->key, step->key_len}, .seq = seq, .tree = step->tree};
+        const lk_tomb_step *end = &t->steps[next];
+        if (end->tree == step->tree) range.stop = (lk_bytes){end->key, end->key_len};
+        LK_TRY(begin_item(b, "deleted", false, err));
+        write_delete(&b->w, &range);
+    }
+done:
+    return st;
+}
+
 lk_status lk_manifest_line_base(const lk_version *v, const lk_properties *properties,
                                 const lk_manifest_state *state, uint64_t manifest,
                                 size_t line_bytes, lk_manifest_emit *emit, void *context,
@@ -293,6 +334,10 @@ lk_status lk_manifest_line_base(const lk_version *v, const lk_properties *proper
         for (uint32_t j = 0; t != NULL && j < t->range_count; j++) {
             LK_TRY(base_range(&b, i, &t->ranges[j], err));
         }
+    }
+    for (uint32_t i = 0; i < v->tree_count; i++) {
+        const lk_tree_version *t = v->trees[i];
+        if (t != NULL && t->tombs != NULL) LK_TRY(base_deleted(&b, t->tombs, err));
     }
     close_section(&b);
     lk_json_name(&b.w, "complete");
@@ -478,6 +523,7 @@ enum {
     TABLE_DEADLINES = 1 << 14,
     TABLE_DEADLINE_MIN = 1 << 15,
     TABLE_DEADLINE_MAX = 1 << 16,
+    TABLE_SWEPT = 1 << 17,
 };
 
 /* A member that is a plain 64-bit number: where it goes, and its bit. */
@@ -500,6 +546,7 @@ static uint64_t *table_number(lk_bytes name, lk_table_meta *m, uint64_t *stamp, 
         {"raw_bytes", &m->raw_bytes, TABLE_RAW_BYTES},
         {"seq_min", &m->seq_min, TABLE_SEQ_MIN},
         {"seq_max", &m->seq_max, TABLE_SEQ_MAX},
+        {"swept", &m->swept, TABLE_SWEPT},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (!lk_json_is(name, numbers[i].name)) continue;
@@ -561,6 +608,53 @@ static lk_status read_tables(lk_json_reader *r, lk_manifest_line *line, lk_error
     }
 done:
     lk_table_meta_deinit(&copy);
+    return st;
+}
+
+enum { DELETE_TREE = 1, DELETE_START = 2, DELETE_SEQ = 4, DELETE_ALL = 7, DELETE_STOP = 8 };
+
+/* `out`'s keys point into the text. */
+static void read_delete(lk_json_reader *r, lk_tomb *out)
+{
+    lk_bytes name;
+    uint32_t seen = 0;
+    memset(out, 0, sizeof *out);
+    if (!lk_json_enter(r, '{')) return;
+    while (lk_json_member(r, &name)) {
+        if (lk_json_is(name, "tree")) {
+            (void)(first_time(r, &seen, DELETE_TREE) && read_u32(r, LK_TREE_MAX - 1, &out->tree));
+        } else if (lk_json_is(name, "start")) {
+            (void)(first_time(r, &seen, DELETE_START) && read_key(r, &out->start));
+        } else if (lk_json_is(name, "stop")) {
+            (void)(first_time(r, &seen, DELETE_STOP) && read_key(r, &out->stop));
+        } else if (lk_json_is(name, "seq")) {
+            (void)(first_time(r, &seen, DELETE_SEQ) && lk_json_read_u64(r, &out->seq));
+        } else {
+            (void)lk_json_skip(r);
+        }
+    }
+    if (r->fault != NULL) return;
+    if ((seen & DELETE_ALL) != DELETE_ALL) {
+        (void)lk_json_fault(r, "a member of a deleted range is missing before");
+    } else if (out->seq == 0 || out->seq == LK_SEQ_MAX) {
+        (void)lk_json_fault(r, "a range was deleted at a sequence that is never given");
+    } else if ((seen & DELETE_STOP) != 0 && lk_key_compare(out->start.data, out->start.len,
+                                                           out->stop.data, out->stop.len) >= 0) {
+        (void)lk_json_fault(r, "a deleted range ends before it starts");
+    }
+}
+
+static lk_status read_deletes(lk_json_reader *r, lk_manifest_line *line, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_tomb range;
+    if (!lk_json_enter(r, '[')) return LK_OK;
+    while (lk_json_element(r)) {
+        read_delete(r, &range);
+        if (r->fault != NULL) break;
+        LK_TRY(lk_edit_delete_range(&line->edit, &range, err));
+    }
+done:
     return st;
 }
 
@@ -654,6 +748,7 @@ enum {
     MEMBER_UNSET,
     MEMBER_TABLES,
     MEMBER_RANGES,
+    MEMBER_DELETED,
     MEMBERS,
 };
 
@@ -679,6 +774,7 @@ static const struct {
     [MEMBER_UNSET] = {"unset", LK_LINE_CHANGE},
     [MEMBER_TABLES] = {"tables", LK_LINE_BASE},
     [MEMBER_RANGES] = {"ranges", LK_LINE_BASE},
+    [MEMBER_DELETED] = {"deleted", 0},
 };
 
 static lk_status read_member(lk_json_reader *r, int member, lk_manifest_line *line, lk_error *err)
@@ -725,6 +821,8 @@ static lk_status read_member(lk_json_reader *r, int member, lk_manifest_line *li
         return read_unset(r, line, err);
     case MEMBER_RANGES:
         return read_ranges(r, line, err);
+    case MEMBER_DELETED:
+        return read_deletes(r, line, err);
     default:
         (void)lk_json_skip(r);
         return LK_OK;

@@ -34,6 +34,8 @@ struct lk_merge {
     const uint8_t *last_key; /* of the row given last; NULL: it cannot come again */
     uint64_t last_head;
     uint32_t last_len;
+    uint8_t *last_copy; /* what last_key points to after a skip, when its block may go */
+    uint32_t last_capacity;
     lk_status failed;
     uint8_t bound_bytes[];
 };
@@ -87,6 +89,7 @@ void lk_merge_free(lk_merge *m)
     free(m->tables);
     free(m->heap);
     free(m->kept);
+    free(m->last_copy);
     free(m);
 }
 
@@ -546,4 +549,55 @@ lk_status lk_merge_next(lk_merge *m, lk_span *out, bool *out_any, lk_error *err)
     }
     *out_any = true;
     return LK_OK;
+}
+
+/* ---- skipping ---- */
+
+bool lk_merge_span_is_old(const lk_merge *m, const lk_span *span, uint64_t seq)
+{
+    if (span->table == NULL) return m->sources[span->rank].seq_max < seq;
+    return lk_table_meta_of(span->table)->seq_max < seq;
+}
+
+/* All the way to `to`, or to a row that is not older. */
+static lk_status skip_source(lk_merge *m, lk_source *s, lk_bytes to, uint64_t seq, lk_error *err)
+{
+    bool moved = true;
+    while (moved && !s->done) {
+        lk_block *left;
+        lk_status st =
+            grow((void **)&m->kept, &m->kept_capacity, m->kept_count + 1, sizeof(lk_block *), err);
+        if (st != LK_OK) return st;
+        st = lk_source_skip(&m->walk, s, m->tables, to, seq, &moved, &left, err);
+        if (left != NULL) m->kept[m->kept_count++] = left;
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
+}
+
+lk_status lk_merge_skip(lk_merge *m, lk_bytes to, uint64_t seq, lk_error *err)
+{
+    lk_status st = LK_OK;
+    uint32_t kept = 0, count = m->heap_count;
+    LK_ASSERT(m->failed == LK_OK);
+    if (m->last_key != NULL && m->last_key != m->last_copy) {
+        LK_TRY(grow((void **)&m->last_copy, &m->last_capacity, m->last_len + 1, 1, err));
+        memcpy(m->last_copy, m->last_key, m->last_len);
+        m->last_key = m->last_copy;
+    }
+    if (m->heap_count > 0 && m->closed_given) {
+        m->closed_given = false;
+        LK_TRY(leave_block(m, err));
+        count = m->heap_count;
+    }
+    for (uint32_t i = 0; i < count; i++) LK_TRY(skip_source(m, m->heap[i], to, seq, err));
+    for (uint32_t i = 0; i < count; i++) {
+        if (!m->heap[i]->done) m->heap[kept++] = m->heap[i];
+    }
+    m->heap_count = kept;
+    /* One whose block is used up still stands at its last row, and is left by the next call. */
+    for (uint32_t i = kept / 2; i-- > 0;) sift_down(m, i);
+done:
+    m->failed = st;
+    return st;
 }

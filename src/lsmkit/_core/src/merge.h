@@ -67,6 +67,14 @@ lk_status lk_merge_next(lk_merge *m, lk_span *out, bool *out_any, lk_error *err)
 void lk_merge_allow_closed(lk_merge *m);
 lk_status lk_merge_open(lk_merge *m, lk_error *err);
 
+/* For a caller that has seen that all rows up to `to` which are older than `seq` are of no use to it:
+ * each source whose rows are all older goes on to `to` (exclusive, data NULL: to its end; reverse: to
+ * the rows before `to`), without reading what lies between. The others stay where they are. The span given
+ * last is not to be used after it, but for rows behind `to`. lk_merge_span_is_old says whether
+ * that would move the source of the span given last. */
+lk_status lk_merge_skip(lk_merge *m, lk_bytes to, uint64_t seq, lk_error *err);
+bool lk_merge_span_is_old(const lk_merge *m, const lk_span *span, uint64_t seq);
+
 /* For a caller that looks further back: after lk_merge_keep, blocks that sources have left stay
  * until lk_merge_release, and so does what was given out. The span given last stays valid through
  * a release. lk_merge_kept says how many blocks wait for it. */

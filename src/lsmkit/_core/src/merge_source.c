@@ -21,7 +21,9 @@ static bool has_upper(const lk_walk *w) { return w->bounds.upper.data != NULL; }
 bool lk_source_seek_order(const lk_walk *w, lk_source *s, const lk_order_run *run)
 {
     lk_bytes lower = w->bounds.lower, upper = w->bounds.upper;
+    s->run = run;
     s->items = run->items;
+    s->seq_max = s->segment->base_seq + run->end - 1;
     s->low = lk_order_seek(s->segment, run, w->tree, lower.data, lower.len);
     s->high = has_upper(w) ? lk_order_seek(s->segment, run, w->tree, upper.data, upper.len)
                            : lk_order_seek(s->segment, run, w->tree + 1, NULL, 0);
@@ -265,4 +267,98 @@ lk_status lk_source_begin(const lk_walk *w, lk_source *s, lk_table *const *table
     s->grouped = w->reverse;
     s->done = !(w->reverse ? settle_group(w, s) : settle_forward(w, s));
     return LK_OK;
+}
+
+/* ---- skipping ---- */
+
+/* Whether the row that the source stands at is one to be skipped; of a block that is used up the row
+ * that was given last, because others that it gave may still be in use when it is left. */
+static bool is_short_of(const lk_walk *w, const lk_source *s, lk_bytes to)
+{
+    lk_bytes key = {s->key, s->key_len};
+    if (s->spent) key = lk_block_key(s->block, w->reverse ? s->low : s->high - 1);
+    int c = to.data == NULL ? -1 : lk_key_compare(key.data, key.len, to.data, to.len);
+    return w->reverse ? c >= 0 : c < 0;
+}
+
+static void skip_items(const lk_walk *w, lk_source *s, lk_bytes to)
+{
+    uint32_t at = s->high;
+    if (to.data != NULL) at = lk_order_seek(s->segment, s->run, w->tree, to.data, to.len);
+    if (w->reverse) {
+        if (at < s->high) s->high = at > s->low ? at : s->low;
+        s->done = !settle_group(w, s);
+    } else {
+        if (at > s->low) s->low = at < s->high ? at : s->high;
+        s->done = !settle_forward(w, s);
+    }
+}
+
+/* Goes on within the block. False: nothing of it is left. */
+static bool skip_rows(const lk_walk *w, lk_source *s, lk_bytes to)
+{
+    uint32_t at = s->high;
+    if (to.data != NULL) at = lk_block_lower_bound(s->block, to.data, to.len);
+    if (w->reverse) {
+        if (at < s->high) s->high = at > s->low ? at : s->low;
+        if (s->low == s->high) return false;
+        if (s->grouped) return settle_group(w, s);
+        lk_source_set_row(w, s, s->high - 1);
+    } else {
+        if (at > s->low) s->low = at < s->high ? at : s->high;
+        if (s->low == s->high) return false;
+        lk_source_set_row(w, s, s->low);
+    }
+    return true;
+}
+
+static bool is_older(const lk_table *t, uint64_t seq) { return lk_table_meta_of(t)->seq_max < seq; }
+
+/* Passes over the blocks that end before `to`, and if that is all of the table, over tables. */
+static void skip_blocks(const lk_walk *w, lk_source *s, lk_table *const *tables, lk_bytes to,
+                        uint64_t seq)
+{
+    uint32_t at = s->block_high;
+    if (to.data != NULL) at = lk_table_seek(s->table, to.data, to.len);
+    if (!w->reverse) {
+        if (at > s->block_low) s->block_low = at < s->block_high ? at : s->block_high;
+    } else if (at + 1 < s->block_high) {
+        s->block_high = at + 1 > s->block_low ? at + 1 : s->block_low;
+    }
+    while (s->block_low == s->block_high && s->table_low < s->table_high) {
+        lk_table *next = tables[w->reverse ? s->table_high - 1 : s->table_low];
+        const lk_table_meta *m = lk_table_meta_of(next);
+        bool passes = w->reverse ? lk_key_compare(m->min_key, m->min_len, to.data, to.len) >= 0
+                                 : to.data == NULL ||
+                                       lk_key_compare(m->max_key, m->max_len, to.data, to.len) < 0;
+        if (!passes || !is_older(next, seq)) return;
+        if (w->reverse) {
+            s->table_high--;
+        } else {
+            s->table_low++;
+        }
+    }
+}
+
+lk_status lk_source_skip(const lk_walk *w, lk_source *s, lk_table *const *tables, lk_bytes to,
+                         uint64_t seq, bool *out_moved, lk_block **out_left, lk_error *err)
+{
+    *out_left = NULL;
+    *out_moved = false;
+    if (s->segment != NULL) {
+        if (s->seq_max >= seq || !is_short_of(w, s, to)) return LK_OK;
+        skip_items(w, s, to);
+        *out_moved = true;
+        return LK_OK;
+    }
+    if (!is_older(s->table, seq) || !is_short_of(w, s, to)) return LK_OK;
+    *out_moved = true;
+    if (s->closed && to.data != NULL &&
+        lk_table_seek(s->table, to.data, to.len) <= s->block_index) {
+        return lk_source_open(w, s, err); /* `to` lies in this block */
+    }
+    if (s->block != NULL && !s->spent && skip_rows(w, s, to)) return LK_OK;
+    skip_blocks(w, s, tables, to, seq);
+    s->spent = false;
+    return lk_source_next_block(w, s, tables, out_left, err);
 }

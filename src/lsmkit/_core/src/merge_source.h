@@ -57,7 +57,9 @@ typedef struct lk_source {
     /* a segment */
     lk_segment *segment;
     lk_order *order;
-    const lk_order_item *items;
+    const lk_order_run *run;
+    const lk_order_item *items; /* of the run */
+    uint64_t seq_max;           /* no item is newer */
     uint32_t visible;
     lk_record record; /* at `at` */
 } lk_source;
@@ -103,6 +105,11 @@ lk_status lk_source_open(const lk_walk *w, lk_source *s, lk_error *err);
 /* Leaves a block whose rows are used up, whose reference goes to `*out_left`, for the next one. */
 lk_status lk_source_next_block(const lk_walk *w, lk_source *s, lk_table *const *tables,
                                lk_block **out_left, lk_error *err);
+
+/* One step towards `to` over rows older than `seq`, see lk_merge_skip; a block that was left goes to
+ * `*out_left`. False in `out_moved`: the source stays where it is. */
+lk_status lk_source_skip(const lk_walk *w, lk_source *s, lk_table *const *tables, lk_bytes to,
+                         uint64_t seq, bool *out_moved, lk_block **out_left, lk_error *err);
 
 /* One step on where rows form groups. False: the block or run is used up. */
 bool lk_source_next_in_group(const lk_walk *w, lk_source *s);

@@ -35,21 +35,22 @@ void lk_order_free(lk_env *env, void *memory, size_t bytes)
     }
 }
 
-static size_t run_bytes(uint32_t count)
+static size_t run_bytes(uint32_t capacity)
 {
-    return sizeof(lk_order_run) + (size_t)count * sizeof(lk_order_item);
+    return sizeof(lk_order_run) + (size_t)capacity * sizeof(lk_order_item);
 }
 
-lk_status lk_order_run_new(lk_env *env, uint32_t count, lk_order_run **out, lk_error *err)
+lk_status lk_order_run_new(lk_env *env, uint32_t capacity, lk_order_run **out, lk_error *err)
 {
     void *memory;
     *out = NULL;
-    lk_status st = lk_order_alloc(env, run_bytes(count), &memory, err);
+    lk_status st = lk_order_alloc(env, run_bytes(capacity), &memory, err);
     if (st != LK_OK) return st;
     lk_order_run *run = memory;
     atomic_init(&run->refs, 1);
     run->env = env;
-    run->count = count;
+    run->count = run->capacity = capacity;
+    run->end = run->applied = 0;
     *out = run;
     return LK_OK;
 }
@@ -59,7 +60,7 @@ void lk_order_run_unref(lk_order_run *run)
     if (run == NULL) return;
     uint32_t before = atomic_fetch_sub_explicit(&run->refs, 1, memory_order_acq_rel);
     LK_ASSERT(before > 0);
-    if (before == 1) lk_order_free(run->env, run, run_bytes(run->count));
+    if (before == 1) lk_order_free(run->env, run, run_bytes(run->capacity));
 }
 
 lk_order *lk_order_copy(const lk_order *old)
@@ -68,6 +69,7 @@ lk_order *lk_order_copy(const lk_order *old)
     if (o == NULL) return NULL;
     atomic_init(&o->refs, 1);
     o->covered = old == NULL ? 0 : old->covered;
+    o->floor = old == NULL ? 0 : old->floor;
     o->run_count = old == NULL ? 0 : old->run_count;
     for (uint32_t i = 0; i < o->run_count; i++) {
         o->runs[i] = old->runs[i];

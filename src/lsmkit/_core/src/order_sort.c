@@ -393,19 +393,28 @@ static void sort_tree(sorter *x, lk_order_item *items, lk_order_item *scratch, u
 
 /* ---- all of it ---- */
 
-/* Fills `items` newest first; returns whether commit order is the order wanted already, as it is when
- * keys are time stamps or counters. */
-static bool extract(const lk_segment *s, uint32_t from, uint32_t count, lk_order_item *items,
-                    bool *out_one_tree)
+/* Fills `items` from its end, so that they stand newest first, and returns where they begin;
+ * `out_sorted` tells whether commit order is the order wanted already, as it is when keys are time
+ * stamps or counters. */
+static lk_order_item *extract(const lk_segment *s, uint32_t from, uint32_t count, uint32_t least,
+                              lk_order_item *items, bool *out_sorted, bool *out_one_tree)
 {
     lk_record before = lk_segment_record(s, from);
+    lk_order_item *to = items + count;
+    bool has_tombs = lk_segment_has_tombs(s);
     uint32_t trees = 0;
     bool sorted = true;
     for (uint32_t i = 0; i < count; i++) {
         lk_record r = lk_segment_record(s, from + i);
-        items[count - 1 - i] = (lk_order_item){lk_key_prefix(r.key, r.key_len), r.tree, from + i};
+        if (LK_UNLIKELY(has_tombs)) {
+            if (r.kind == LK_KIND_DELETE_RANGE) continue;
+            if (from + i < least && lk_order_is_hidden(s, &r, from + i, least)) continue;
+            if (to == items + count) before = r;
+        }
+        bool first = to == items + count;
+        *--to = (lk_order_item){lk_key_prefix(r.key, r.key_len), r.tree, from + i};
         trees |= r.tree ^ before.tree;
-        if (sorted && i > 0) {
+        if (sorted && !first) {
             /* Of equal keys the newer must come first, so these are not in order. */
             sorted = r.tree > before.tree ||
                      (r.tree == before.tree &&
@@ -414,7 +423,8 @@ static bool extract(const lk_segment *s, uint32_t from, uint32_t count, lk_order
         }
     }
     *out_one_tree = trees == 0;
-    return sorted;
+    *out_sorted = sorted;
+    return to;
 }
 
 static void reverse(lk_order_item *items, uint32_t count)
@@ -426,16 +436,11 @@ static void reverse(lk_order_item *items, uint32_t count)
     }
 }
 
-void lk_order_sort(const lk_segment *s, uint32_t from, uint32_t count, lk_order_item *items,
-                   void *scratch)
+/* Items that stand newest first, of the trees that are there. */
+static void sort_items(const lk_segment *s, lk_order_item *items, uint32_t count, bool one_tree,
+                       void *scratch)
 {
     sorter *x = (sorter *)scratch;
-    bool one_tree;
-    if (count == 0) return;
-    if (extract(s, from, count, items, &one_tree)) {
-        reverse(items, count);
-        return;
-    }
     x->segment = s;
     if (one_tree) {
         sort_tree(x, items, x->items, count);
@@ -447,4 +452,22 @@ void lk_order_sort(const lk_segment *s, uint32_t from, uint32_t count, lk_order_
         while (i < count && items[i].tree == items[first].tree) i++;
         sort_tree(x, items + first, x->items + first, i - first);
     }
+}
+
+uint32_t lk_order_sort(const lk_segment *s, uint32_t from, uint32_t count, uint32_t least,
+                       lk_order_item *items, void *scratch)
+{
+    bool sorted, one_tree;
+    if (count == 0) return 0;
+    lk_order_item *first = extract(s, from, count, least, items, &sorted, &one_tree);
+    if (first > items) {
+        count -= (uint32_t)(first - items);
+        memmove(items, first, count * sizeof *items);
+    }
+    if (sorted) {
+        reverse(items, count);
+    } else {
+        sort_items(s, items, count, one_tree, scratch);
+    }
+    return count;
 }

@@ -27,9 +27,17 @@ static inline int lk_order_compare(const lk_segment *s, const lk_order_item *a,
 /* Bytes of scratch space that lk_order_sort wants for `count` records. */
 size_t lk_order_sort_scratch_bytes(uint32_t count);
 
-/* Fills `items` with the records [from, from + count) of a segment, in order. `scratch` is aligned
- * as malloc aligns. */
-void lk_order_sort(const lk_segment *s, uint32_t from, uint32_t count, lk_order_item *items,
-                   void *scratch);
+/* Whether a range tombstone among the first `least` records hides the record from who sees them. */
+static inline bool lk_order_is_hidden(const lk_segment *s, const lk_record *r, uint32_t ordinal,
+                                      uint32_t least)
+{
+    return lk_segment_tomb_over(s, r->tree, r->key, r->key_len, least) > ordinal + 1;
+}
+
+/* Fills `items` with the records [from, from + count) of a segment, in order, without range
+ * tombstones and what those among the first `least` records hide; how many those are. `scratch` is
+ * aligned as malloc aligns. */
+uint32_t lk_order_sort(const lk_segment *s, uint32_t from, uint32_t count, uint32_t least,
+                       lk_order_item *items, void *scratch);
 
 #endif

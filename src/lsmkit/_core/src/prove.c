@@ -25,6 +25,7 @@ typedef struct joint {
 typedef struct piece {
     uint32_t from, to; /* frames that begin here belong to it */
     bool any, whole;   /* it has frames; they are a chain */
+    bool tombs;        /* some record is a range tombstone */
     bool proved;       /* guarded by lock: the fields before say what was found */
     joint begin, end;
 } piece;
@@ -47,6 +48,7 @@ struct lk_proof {
     uint32_t lag;    /* of those, pieces that are not in the index yet */
     uint32_t linked; /* records from this one on are */
     uint32_t proved; /* pieces, of all */
+    bool tombs;      /* a range tombstone is among the records behind `front` */
     bool broken;     /* the next piece is damaged, or is none */
     lk_error failure;
     piece pieces[];
@@ -143,7 +145,7 @@ static bool find_begin(const lk_proof *p, piece *x)
 }
 
 /* Reads the frame that continues at a joint: there, or where a sync began a new page. */
-static bool read_next(lk_proof *p, joint *at)
+static bool read_next(lk_proof *p, joint *at, bool *tombs)
 {
     lk_segment *s = p->segment;
     uint32_t page = (uint32_t)lk_align_up(at->offset, LK_PAGE_BYTES);
@@ -155,6 +157,7 @@ static bool read_next(lk_proof *p, joint *at)
                           s->index.entries + at->ordinal, &f);
         if (state == LK_FRAME_NONE || f.link != at->link || f.ordinal != at->ordinal) continue;
         if (state != LK_FRAME_WHOLE) return false;
+        *tombs |= f.tombs > 0;
         *at =
             (joint){offset + (uint32_t)lk_frame_bytes(f.length), f.ordinal + f.records, f.own_hash};
         return true;
@@ -162,11 +165,12 @@ static bool read_next(lk_proof *p, joint *at)
     return false;
 }
 
-/* Proves the frames that begin before `to`, from a joint on. */
-static bool walk(lk_proof *p, uint32_t to, joint *at)
+/* Proves the frames that begin before `to`, from a joint on; sets `*tombs` where one has range
+ * tombstones. */
+static bool walk(lk_proof *p, uint32_t to, joint *at, bool *tombs)
 {
     while (at->offset < to) {
-        if (!read_next(p, at)) return false;
+        if (!read_next(p, at, tombs)) return false;
     }
     return true;
 }
@@ -179,7 +183,7 @@ static void piece_prove(lk_proof *p, piece *x)
     x->any = find_begin(p, x);
     if (!x->any) return;
     x->end = x->begin;
-    x->whole = walk(p, x->to, &x->end);
+    x->whole = walk(p, x->to, &x->end, &x->tombs);
 }
 
 /* ---- the index ---- */
@@ -191,6 +195,10 @@ static void index_from(lk_proof *p, uint32_t from)
         if (o >= from + AHEAD) {
             lk_index_prefetch(x, p->tags[o - AHEAD]);
             __builtin_prefetch(&p->tails[lk_index_home(x, p->tags[o - AHEAD])], 1);
+        }
+        if (LK_UNLIKELY(p->tombs)) { /* no key leads to a range tombstone */
+            lk_record r = lk_segment_record(p->segment, o);
+            if (r.kind == LK_KIND_DELETE_RANGE) continue;
         }
         lk_index_link_older(x, p->tags[o], o, p->tails);
     }
@@ -205,8 +213,18 @@ static bool joins(joint a, joint b)
            (a.offset == b.offset || lk_align_up(a.offset, LK_PAGE_BYTES) == b.offset);
 }
 
+/* The range tombstones, oldest first, as a writer would have added them. */
+static void tombs_add(lk_proof *p)
+{
+    lk_segment *s = p->segment;
+    for (uint32_t o = 0; o < s->count; o++) {
+        if (lk_segment_record(s, o).kind == LK_KIND_DELETE_RANGE) lk_tomb_log_add(s, o);
+    }
+}
+
 static void proof_close(lk_proof *p, proof_state state)
 {
+    if (state == PROOF_DONE && p->tombs) tombs_add(p);
     arrays_free(p);
     atomic_store_explicit(&p->state, state, memory_order_release);
 }
@@ -218,7 +236,8 @@ static void walk_all(lk_proof *p)
     lk_segment *s = p->segment;
     joint at = p->first;
     lk_error none;
-    if (walk(p, s->position, &at) && joins(at, p->last) &&
+    p->tombs = false;
+    if (walk(p, s->position, &at, &p->tombs) && joins(at, p->last) &&
         lk_index_clear(&s->index, s->count, &none) == LK_OK) {
         p->linked = s->count;
         index_from(p, 0);
@@ -244,6 +263,7 @@ static void join_proved(lk_proof *p)
         if (!x->any) continue; /* in the middle of a large frame */
         p->broken = !x->whole || !joins(x->end, p->front);
         if (p->broken) break;
+        p->tombs |= x->tombs;
         p->front = x->begin;
         p->lag++;
     }
@@ -329,7 +349,14 @@ lk_status lk_proof_find(lk_segment *s, uint32_t tree, const uint8_t *key, size_t
         lk_lock_acquire(&p->lock);
         bool is_over = atomic_load_explicit(&p->state, memory_order_acquire) != PROOF_OPEN;
         *out_found = find_proved(p, tree, key, key_len, hash, visible, out, out_ordinal);
+        bool tombs = p->tombs;
         lk_lock_release(&p->lock);
+        /* Where a range tombstone may hide it, all have to be known, and then the caller asks. */
+        if (*out_found && tombs && !is_over) {
+            lk_status st = lk_proof_finish(s, err);
+            if (st != LK_OK) return st;
+            continue;
+        }
         /* Of a damaged segment what is behind the damage was proved as well. */
         if (*out_found) return LK_OK;
         if (is_over) return result(p, err);

@@ -40,7 +40,8 @@ bool lk_proof_is_open(const lk_segment *s);
 lk_status lk_proof_finish(lk_segment *s, lk_error *err);
 
 /* As lk_segment_find, of a segment that is being proved: returns as soon as the newest record of the
- * key among the first `visible` is known. Blocks. */
+ * key among the first `visible` is known, and that no range tombstone is newer; or when all is proved.
+ * Blocks. */
 lk_status lk_proof_find(lk_segment *s, uint32_t tree, const uint8_t *key, size_t key_len,
                         uint64_t hash, uint32_t visible, bool *out_found, lk_record *out,
                         uint32_t *out_ordinal, lk_error *err);

@@ -223,7 +223,12 @@ static size_t tags_bytes(const log_file *f)
 
 static void link_next(log_file *f)
 {
-    lk_index_link(&f->segment->index, f->waiting[f->linked % WAITING], f->linked);
+    lk_segment *s = f->segment;
+    if (LK_UNLIKELY(lk_segment_record(s, f->linked).kind == LK_KIND_DELETE_RANGE)) {
+        lk_tomb_log_add(s, f->linked);
+    } else {
+        lk_index_link(&s->index, f->waiting[f->linked % WAITING], f->linked);
+    }
     f->linked++;
 }
 

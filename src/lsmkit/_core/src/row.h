@@ -13,6 +13,7 @@
 #define LK_ROW_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "bytes.h"
@@ -25,6 +26,8 @@ typedef enum lk_kind {
     LK_KIND_UNTIL = 0x10,
     LK_KIND_PUT_UNTIL = LK_KIND_PUT | LK_KIND_UNTIL,
     LK_KIND_MERGE_UNTIL = LK_KIND_MERGE | LK_KIND_UNTIL,
+    LK_KIND_DELETE_RANGE =
+        4, /* of a log alone: all keys from the key up to the value; "": to the end */
 } lk_kind;
 
 #define LK_TREE_POSITIONS 1u /* key: a source; value: 8 bytes, its position */
@@ -33,12 +36,16 @@ typedef enum lk_kind {
 #define LK_HEAD_BYTES_MAX 16u
 #define LK_STORED_BYTES_MAX (LK_VALUE_BYTES_MAX + LK_HEAD_BYTES_MAX) /* a value with its head */
 
-/* Bit k: a row of kind k may stand in a log or a table. */
+/* Bit k: a row of kind k may stand in a table, and in a log. */
 #define LK_KINDS                                                                                   \
     (UINT32_C(1) << LK_KIND_PUT | UINT32_C(1) << LK_KIND_DELETE | UINT32_C(1) << LK_KIND_MERGE |   \
      UINT32_C(1) << LK_KIND_PUT_UNTIL | UINT32_C(1) << LK_KIND_MERGE_UNTIL)
 
 static inline bool lk_kind_is_known(uint32_t kind) { return kind < 32 && (LK_KINDS >> kind & 1); }
+static inline bool lk_kind_is_logged(uint32_t kind)
+{
+    return lk_kind_is_known(kind) || kind == LK_KIND_DELETE_RANGE;
+}
 
 static inline bool lk_kind_is_merge(lk_kind kind)
 {
@@ -58,7 +65,7 @@ static inline uint64_t lk_kind_deadline(lk_kind kind, const uint8_t *value)
     return lk_load64(value + lk_kind_head_bytes(kind) - 8);
 }
 
-/* What the program calls it: "put", "delete", "merge". */
+/* What the program calls it: "put", "delete", "merge", "delete_range". */
 static inline const char *lk_kind_name(lk_kind kind)
 {
     switch (kind & ~(unsigned)LK_KIND_UNTIL) {
@@ -66,6 +73,8 @@ static inline const char *lk_kind_name(lk_kind kind)
         return "delete";
     case LK_KIND_MERGE:
         return "merge";
+    case LK_KIND_DELETE_RANGE:
+        return "delete_range";
     default:
         return "put";
     }
@@ -80,5 +89,26 @@ typedef struct lk_row {
     uint64_t hash; /* lk_hash_key(tree, key): filters and fingerprints are made from it */
     lk_kind kind;
 } lk_row;
+
+/* Where versions must stay apart: between two of them lies a snapshot. */
+typedef struct lk_snapshots {
+    const uint64_t *seqs; /* descending */
+    size_t count;
+} lk_snapshots;
+
+/* Whether a snapshot sees the version `seq`, and not the next newer one, `newer`. */
+static inline bool lk_snapshots_between(const lk_snapshots *s, uint64_t seq, uint64_t newer)
+{
+    size_t low = 0, high = s->count; /* first snapshot that is less than `newer` */
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (s->seqs[middle] >= newer) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < s->count && s->seqs[low] >= seq;
+}
 
 #endif

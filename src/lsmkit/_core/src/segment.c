@@ -33,6 +33,8 @@ static void segment_release(lk_segment *s)
     if (s == NULL) return;
     lk_proof_free(s->proof);
     lk_order_unref(s->order);
+    lk_order_unref(s->live);
+    lk_tomb_log_clear(&s->tombs);
     lk_index_deinit(&s->index);
     lk_env_unmap(s->env, s->base, s->memory_bytes);
     lk_file_close(s->file);
@@ -134,7 +136,9 @@ static lk_status segment_recycle(const lk_segment_plan *plan, const char *path, 
     LK_TRY(file_named(s->file, path, err));
     LK_TRY(lk_index_clear(&s->index, plan->expected, err));
     lk_order_unref(s->order);
-    s->order = NULL;
+    lk_order_unref(s->live);
+    s->order = s->live = NULL;
+    lk_tomb_log_clear(&s->tombs);
     atomic_store_explicit(&s->order_bytes, 0, memory_order_relaxed);
     atomic_store_explicit(&s->populated, 0, memory_order_relaxed);
     atomic_store_explicit(&s->evicted, false, memory_order_relaxed);
@@ -251,7 +255,8 @@ size_t lk_segment_memory(const lk_segment *s)
     uint32_t records = atomic_load_explicit(&s->published, memory_order_acquire);
     return resident_bytes(s, records) + s->staging_bytes + lk_index_memory(&s->index) +
            (size_t)records * sizeof(lk_entry) +
-           atomic_load_explicit(&s->order_bytes, memory_order_relaxed);
+           atomic_load_explicit(&s->order_bytes, memory_order_relaxed) +
+           atomic_load_explicit(&s->tombs.bytes, memory_order_relaxed);
 }
 
 void lk_segment_evict(lk_segment *s)
@@ -331,7 +336,7 @@ lk_status lk_segment_begin(lk_segment *s, uint64_t body_bytes, uint32_t records,
 }
 
 /* One pass over the records of a body that will stand at `location`: their checksums summed, and,
- * with `add`, their index entries made. */
+ * with `add`, their index entries made. Range tombstones get none: no key is looked up by them. */
 static uint64_t body_walk(lk_segment *s, const uint8_t *body, uint32_t location, uint32_t records,
                           bool add)
 {
@@ -339,10 +344,11 @@ static uint64_t body_walk(lk_segment *s, const uint8_t *body, uint32_t location,
     uint32_t tags[BATCH], places[BATCH];
     uint32_t ordinal = s->count, left = records, at = 0;
     while (left > 0) {
-        uint32_t n = left < BATCH ? left : BATCH;
+        uint32_t n = left < BATCH ? left : BATCH, tombs = 0;
         for (uint32_t i = 0; i < n; i++) {
             lk_record r = lk_record_at(body + at);
             uint64_t hash = lk_hash_key(r.tree, r.key, r.key_len);
+            if (LK_UNLIKELY(r.kind == LK_KIND_DELETE_RANGE)) tombs |= 1u << i;
             places[i] = location + at;
             tags[i] = lk_index_tag(hash);
             if (add) lk_index_prefetch(&s->index, tags[i]);
@@ -351,7 +357,12 @@ static uint64_t body_walk(lk_segment *s, const uint8_t *body, uint32_t location,
         }
         if (add) {
             for (uint32_t i = 0; i < n; i++) {
-                lk_index_add(&s->index, tags[i], ordinal + i, places[i]);
+                if (LK_UNLIKELY(tombs >> i & 1)) {
+                    lk_index_place(&s->index, ordinal + i, places[i]);
+                    lk_tomb_log_add(s, ordinal + i);
+                } else {
+                    lk_index_add(&s->index, tags[i], ordinal + i, places[i]);
+                }
             }
         }
         ordinal += n;
@@ -431,7 +442,7 @@ lk_status lk_segment_put(lk_segment *s, uint32_t tree, lk_kind kind, const uint8
 {
     uint64_t length = lk_record_bytes(tree, key_len, value_len);
     uint64_t bytes = lk_frame_bytes(length);
-    LK_ASSERT(s->mapped);
+    LK_ASSERT(s->mapped && kind != LK_KIND_DELETE_RANGE);
     if (LK_UNLIKELY(bytes > s->capacity - s->position)) return LK_FULL;
     if (LK_UNLIKELY(lk_index_reserve(&s->index, WAITING + 1, err) != LK_OK)) return LK_NOMEM;
     lk_index_prefetch(&s->index, lk_index_tag(hash));

@@ -34,6 +34,7 @@
 #include "lock.h"
 #include "record.h"
 #include "status.h"
+#include "tomb_log.h"
 
 #define LK_SEGMENT_HEADER_BYTES 64u
 #define LK_FRAME_HEADER_BYTES 24u
@@ -50,6 +51,7 @@ typedef struct lk_segment {
     _Atomic uint32_t refs;
     _Atomic(uint32_t) published; /* release: after the records and their entries */
     _Atomic(uint32_t) indexed;   /* release: ordinals below are linked; the next ones wait */
+    lk_tomb_log tombs;           /* the range tombstones among its records */
     /* Tag of ordinal o at [o % LK_PENDING_MAX], while o waits. Release, and a place is used again
      * only after its record was linked: who finds another tag here finds the record in the index. */
     _Atomic(uint32_t) pending[LK_PENDING_MAX];
@@ -88,10 +90,11 @@ typedef struct lk_segment {
     atomic_bool evicted;
     uint32_t synced; /* bytes known to be durable: an fdatasync returned 0 */
 
-    /* guarded by order_lock: the sorted order made so far, see order.h */
+    /* guarded by order_lock: the sorted orders made so far, see order.h */
     lk_lock order_lock;
-    struct lk_order *order;
-    _Atomic(size_t) order_bytes; /* its memory, for statistics */
+    struct lk_order *order;      /* of all records */
+    struct lk_order *live;       /* without those that range tombstones hide; NULL: not made yet */
+    _Atomic(size_t) order_bytes; /* memory of both, for statistics */
 
     struct lk_proof *proof; /* of what was given out before it was proved, see prove.h; NULL: - */
 } lk_segment;
@@ -105,6 +108,12 @@ static inline uint64_t lk_frame_seed(uint64_t nonce, uint32_t offset)
 static inline lk_record lk_segment_record(const lk_segment *s, uint32_t ordinal)
 {
     return lk_record_at(s->base + s->index.entries[ordinal].location);
+}
+
+/* Whether any range tombstone is among the records that `published` shows. */
+static inline bool lk_segment_has_tombs(const lk_segment *s)
+{
+    return atomic_load_explicit(&s->tombs.last, memory_order_relaxed) != 0;
 }
 
 /* Finds the newest record of (tree, key) among the first `visible` ones; false when there is none.
@@ -167,7 +176,8 @@ lk_status lk_segment_begin(lk_segment *s, uint64_t body_bytes, uint32_t records,
  * index, and publishes its records. */
 lk_status lk_segment_commit(lk_segment *s, uint64_t body_bytes, uint32_t records, bool staged,
                             lk_error *err);
-/* A frame of one record in a mapped segment, hashed from the caller's bytes: the hot path. */
+/* A frame of one record in a mapped segment, hashed from the caller's bytes: the hot path. Not of a
+ * range tombstone. */
 lk_status lk_segment_put(lk_segment *s, uint32_t tree, lk_kind kind, const uint8_t *key,
                          uint32_t key_len, const uint8_t *value, uint32_t value_len, uint64_t hash,
                          lk_error *err);
@@ -216,7 +226,7 @@ typedef enum lk_frame_state {
 typedef struct lk_frame {
     uint32_t offset, length; /* length: bytes of the body */
     uint32_t ordinal;        /* of its first record */
-    uint32_t records;        /* of LK_FRAME_WHOLE */
+    uint32_t records, tombs; /* of LK_FRAME_WHOLE; tombs: those that are range tombstones */
     uint32_t synced_upto;    /* bytes */
     uint32_t link, own_hash;
     uint32_t body_expected, body_found;

@@ -23,7 +23,7 @@ typedef struct lk_stamp {
 static inline lk_stamp lk_stamp_make(lk_kind kind, uint64_t ttl_us, uint64_t now_us)
 {
     lk_stamp s = {.kind = kind};
-    if (ttl_us == LK_TTL_NONE || kind == LK_KIND_DELETE) return s;
+    if (ttl_us == LK_TTL_NONE || kind == LK_KIND_DELETE || kind == LK_KIND_DELETE_RANGE) return s;
     s.kind |= LK_KIND_UNTIL;
     s.head_bytes = lk_kind_head_bytes(s.kind);
     lk_store64(s.head, now_us);

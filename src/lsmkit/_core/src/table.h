@@ -37,6 +37,8 @@ typedef struct lk_table_meta {
     uint64_t deadline_min, deadline_max; /* of those, microseconds since 1970; 0: there are none */
     uint64_t raw_bytes;                  /* keys and values before prefixes and compression */
     uint64_t seq_min, seq_max;
+    uint64_t swept; /* no row is hidden by a range tombstone up to this sequence: those that were
+                       were left out when the table was written. Not in the file; 0: not known */
     uint32_t tree;
     uint32_t min_len, max_len;
     uint8_t *min_key, *max_key;

@@ -33,6 +33,7 @@ static void tree_unref(lk_tree_version *t)
     /* acq_rel: what the other holders did with the tables happens before they go. */
     if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1) return;
     for (uint32_t i = 0; i < t->file_count; i++) lk_table_unref(t->files[i].table);
+    lk_tombs_unref(t->tombs);
     free(t);
 }
 
@@ -213,6 +214,22 @@ static void dump_run(const lk_run *run, void (*print)(void *context, const char 
     }
 }
 
+static void dump_tombs(const lk_tombs *t, void (*print)(void *context, const char *line),
+                       void *context)
+{
+    char line[512], key[68];
+    for (uint32_t i = 0; i < t->count; i++) {
+        const lk_tomb_step *step = &t->steps[i];
+        int n = snprintf(line, sizeof line,
+                         "  deleted from %s:", dump_key((lk_bytes){step->key, step->key_len}, key));
+        for (uint32_t j = step->first; j < step[1].first && n < (int)sizeof line - 24; j++) {
+            n += snprintf(line + n, sizeof line - (size_t)n, " seq %llu",
+                          (unsigned long long)t->seqs[j]);
+        }
+        print(context, line);
+    }
+}
+
 void lk_version_dump(const lk_version *v, void (*print)(void *context, const char *line),
                      void *context)
 {
@@ -231,5 +248,6 @@ void lk_version_dump(const lk_version *v, void (*print)(void *context, const cha
                 dump_run(&range->runs[k], print, context);
             }
         }
+        if (t->tombs != NULL) dump_tombs(t->tombs, print, context);
     }
 }

@@ -19,6 +19,9 @@
  * lk_key_prefix of a key behind the bytes that all keys of the list have in common; it decides
  * nearly every comparison, so a read does not touch the keys themselves.
  *
+ * Beside them stand the range tombstones that may hide a row of a table: a skyline for each tree. One
+ * leaves as soon as no table in its way has an older row that it was not applied to (version_tombs.c).
+ *
  * Owns      a lk_tree_version one reference to each of its tables; a lk_version one to each tree's.
  * Callers   manifest.c makes versions; view.c, cursor.c, compact.c and the border read them.
  * Threads   immutable after lk_version_apply; `refs` is atomic.
@@ -31,6 +34,7 @@
 #include "bytes.h"
 #include "status.h"
 #include "table.h"
+#include "tombs.h"
 
 #define LK_LEVEL_LAST 15u /* the last run of lazy leveling */
 #define LK_TREE_MAX (1u << 20)
@@ -71,8 +75,9 @@ typedef struct lk_tree_version {
     const uint64_t *heads; /* of each lower bound, without those bytes, for the search */
     const uint8_t *prefix; /* those bytes */
     lk_tree_file *files;   /* by file number */
+    lk_tombs *tombs;       /* NULL: no range is deleted, as a rule */
     uint32_t file_count;
-    size_t bytes; /* memory held */
+    size_t bytes; /* memory held, but for the skyline */
 } lk_tree_version;
 
 typedef struct lk_version {
@@ -117,13 +122,18 @@ typedef struct lk_edit {
     uint64_t durable_generation, durable_end; /* clean close: the log is durable to here; 0: - */
     bool clean;                               /* the store was closed, everything is in tables */
     size_t remove_count, join_count, split_count, add_count, property_count, drop_count;
-    size_t capacity[6]; /* of the arrays, in the order above */
+    size_t delete_count;
+    size_t capacity[7]; /* of the arrays, in the order above */
     lk_edit_remove *removes;
     lk_edit_cut *joins;
     lk_edit_cut *splits;
     lk_edit_add *adds;
     lk_edit_property *properties;
-    uint32_t *drops; /* trees whose tables all go */
+    uint32_t *drops;  /* trees whose tables all go */
+    lk_tomb *deletes; /* ranges of keys whose older rows are gone; keys owned by the edit */
+    lk_snapshots
+        snapshots; /* borrowed, not written: the snapshots that there are; deletes that only they
+                           see are kept for them. Whoever reads the manifest later has none */
 } lk_edit;
 
 void lk_edit_init(lk_edit *e);
@@ -143,6 +153,8 @@ lk_status lk_edit_add_table(lk_edit *e, lk_table_meta *meta, uint32_t level, uin
 #define LK_PROPERTY_VALUE_MAX (128u << 10)
 lk_status lk_edit_set(lk_edit *e, const char *name, const char *value, lk_error *err);
 lk_status lk_edit_drop(lk_edit *e, uint32_t tree, lk_error *err);
+/* Rows with a smaller sequence and a key in the range are hidden from now on. */
+lk_status lk_edit_delete_range(lk_edit *e, const lk_tomb *range, lk_error *err);
 
 /* ---- versions ---- */
 
@@ -152,7 +164,7 @@ void lk_version_ref(lk_version *v);
  * lk_version_apply's caller, and go. NULL is accepted. */
 void lk_version_unref(lk_version *v);
 
-/* The version after `edit`: drops, removes, joins, splits, adds, in this order. An added table is
+/* The version after `edit`: drops, removes, joins, splits, adds, deletes, in this order. An added table is
  * put into every range of its tree that its keys touch; it is a new one, or one that this edit took
  * out of every range (it moves). Tables of `old` are shared; new ones are made with lk_table_new
  * unless the edit brings them. An edit that does not fit (a table that is not there, runs that would
@@ -172,6 +184,10 @@ static inline const lk_tree_version *lk_version_tree(const lk_version *v, uint32
 
 /* That table of the tree, or NULL. */
 const lk_tree_file *lk_tree_version_file(const lk_tree_version *t, uint64_t file);
+
+/* Bytes of a table whose rows are hidden by range tombstones from all who see at least up to `seq`,
+ * estimated from its keys: 0: there are none; all of its bytes: every row is hidden. */
+uint64_t lk_tree_version_covered(const lk_tree_version *t, const lk_table *table, uint64_t seq);
 
 /* One line for each range, run and table, to `print`; keys in hexadecimal. */
 void lk_version_dump(const lk_version *v, void (*print)(void *context, const char *line),

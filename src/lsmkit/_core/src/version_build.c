@@ -26,6 +26,7 @@ struct lk_version_build {
     lk_work_tree **trees; /* NULL: as in `old` */
     uint32_t tree_capacity;
     uint64_t max_file;
+    lk_snapshots snapshots; /* of the last edit */
 };
 
 static lk_status misfit_file(const lk_version_build *b, uint32_t tree, uint64_t file,
@@ -242,7 +243,7 @@ static lk_status build_split(lk_version_build *b, const lk_edit_cut *split, lk_e
         return misfit_tree(b, split->tree, "a split where a range begins already", err);
     }
     LK_TRY(own_bound(split->at, &right.lower, err));
-    right.owns_lower = true;
+    right.owns_lower = right.changed = true;
     LK_TRY(lk_work_range_open(&t->ranges[i], err));
     lk_work_range *left = &t->ranges[i];
     for (uint32_t r = 0; r < left->count;) {
@@ -398,6 +399,30 @@ done:
     return st;
 }
 
+/* ---- deletes ---- */
+
+lk_status lk_version_build_delete(lk_version_build *b, const lk_tomb *ranges, size_t count,
+                                  lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_tombs *fresh = NULL, *joined = NULL;
+    for (size_t i = 0, n; i < count; i += n) {
+        lk_work_tree *t;
+        for (n = 1; i + n < count && ranges[i + n].tree == ranges[i].tree;) n++;
+        LK_TRY(build_tree(b, ranges[i].tree, &t, err));
+        LK_TRY(lk_tombs_make(ranges + i, n, &b->snapshots, false, &fresh, err));
+        LK_TRY(lk_tombs_join(t->tombs, fresh, &b->snapshots, true, &joined, err));
+        lk_tombs_unref(fresh);
+        lk_tombs_unref(t->tombs);
+        fresh = NULL;
+        t->tombs = joined;
+        t->tombs_added = true;
+    }
+done:
+    lk_tombs_unref(fresh);
+    return st;
+}
+
 /* ---- whole edits, whole states ---- */
 
 lk_status lk_version_build_new(const lk_version *old, lk_env *env, const char *dir, lk_cache *cache,
@@ -423,10 +448,29 @@ void lk_version_build_free(lk_version_build *b)
     free(b);
 }
 
+/* The trees that the edit names. */
+static lk_status build_prune(lk_version_build *b, const lk_edit *e, lk_error *err)
+{
+    lk_status st = LK_OK;
+    const lk_snapshots *s = &b->snapshots;
+    for (size_t i = 0; i < e->remove_count; i++) {
+        LK_TRY(lk_work_tree_prune(b->trees[e->removes[i].tree], s, err));
+    }
+    for (size_t i = 0; i < e->add_count; i++) {
+        LK_TRY(lk_work_tree_prune(b->trees[e->adds[i].meta.tree], s, err));
+    }
+    for (size_t i = 0; i < e->delete_count; i++) {
+        LK_TRY(lk_work_tree_prune(b->trees[e->deletes[i].tree], s, err));
+    }
+done:
+    return st;
+}
+
 lk_status lk_version_build_edit(lk_version_build *b, const lk_edit *e, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_work_tree *t;
+    b->snapshots = e->snapshots;
     for (size_t i = 0; i < e->drop_count; i++) {
         LK_TRY(build_tree(b, e->drops[i], &t, err));
         LK_TRY(lk_work_tree_empty(t, err));
@@ -437,6 +481,8 @@ lk_status lk_version_build_edit(lk_version_build *b, const lk_edit *e, lk_error 
     for (size_t i = 0; i < e->add_count; i++) LK_TRY(build_add(b, &e->adds[i], err));
     for (size_t i = 0; i < e->remove_count; i++) lk_work_tree_sweep(b->trees[e->removes[i].tree]);
     for (size_t i = 0; i < e->add_count; i++) lk_work_tree_sweep(b->trees[e->adds[i].meta.tree]);
+    LK_TRY(lk_version_build_delete(b, e->deletes, e->delete_count, err));
+    LK_TRY(build_prune(b, e, err));
 done:
     return st;
 }
@@ -454,7 +500,7 @@ lk_status lk_version_build_range(lk_version_build *b, uint32_t tree, lk_bytes lo
 {
     lk_status st = LK_OK;
     lk_work_tree *t;
-    lk_work_range range = {.owns_lower = true};
+    lk_work_range range = {.owns_lower = true, .changed = true};
     LK_TRY(build_tree(b, tree, &t, err));
     if (lk_work_tree_range_at(t, lower) != NULL) return LK_OK;
     LK_TRY(own_bound(lower, &range.lower, err));

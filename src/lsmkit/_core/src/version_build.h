@@ -30,6 +30,9 @@ lk_status lk_version_build_define(lk_version_build *b, const lk_table_meta *meta
 lk_status lk_version_build_range(lk_version_build *b, uint32_t tree, lk_bytes lower, lk_error *err);
 lk_status lk_version_build_place(lk_version_build *b, uint32_t tree, lk_bytes lower, uint64_t file,
                                  lk_error *err);
+/* Ranges that were deleted. */
+lk_status lk_version_build_delete(lk_version_build *b, const lk_tomb *ranges, size_t count,
+                                  lk_error *err);
 lk_status lk_version_build_whole(const lk_version_build *b, lk_error *err);
 
 lk_status lk_version_build_finish(lk_version_build *b, uint64_t number, lk_version **out,

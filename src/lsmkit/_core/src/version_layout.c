@@ -120,6 +120,7 @@ lk_status lk_work_tree_lay(lk_work_tree *t, lk_tree_version **out, lk_error *err
 {
     *out = NULL;
     lk_work_tree_sweep(t);
+    LK_ASSERT(t->tombs == NULL || t->file_count > 0);
     if (t->file_count == 0 && t->range_count == 1) return LK_OK;
     size_t bytes = layout_bytes(t);
     uint8_t *at = malloc(bytes);
@@ -130,6 +131,8 @@ lk_status lk_work_tree_lay(lk_work_tree *t, lk_tree_version **out, lk_error *err
     v->tree = t->tree;
     v->range_count = t->range_count;
     v->bytes = bytes;
+    v->tombs = t->tombs;
+    t->tombs = NULL;
     uint64_t *heads = carve(&at, t->range_count * sizeof *heads);
     v->heads = heads;
     v->ranges = carve(&at, t->range_count * sizeof *v->ranges);

@@ -66,6 +66,7 @@ uint32_t lk_work_run_seek(const lk_work_run *r, lk_bytes key)
 
 lk_status lk_work_range_open(lk_work_range *g, lk_error *err)
 {
+    g->changed = true;
     if (g->old == NULL) return LK_OK;
     uint32_t count = g->old->run_count;
     g->runs = malloc(((size_t)count + 2) * sizeof *g->runs);
@@ -159,6 +160,8 @@ static void tree_clear(lk_work_tree *t)
     for (uint32_t i = 0; i < t->range_count; i++) lk_work_range_free(&t->ranges[i]);
     for (uint32_t i = 0; i < t->file_count; i++) lk_table_unref(t->files[i].table);
     t->range_count = t->file_count = 0;
+    lk_tombs_unref(t->tombs);
+    t->tombs = NULL;
     t->stands = 0;
     t->has_leavers = false;
 }
@@ -200,6 +203,8 @@ lk_status lk_work_tree_copy(lk_work_tree *t, const lk_tree_version *old, lk_erro
         lk_table_ref(old->files[i].table);
         t->stands += old->files[i].ranges;
     }
+    if (old->tombs != NULL) lk_tombs_ref(old->tombs);
+    t->tombs = old->tombs;
     t->range_count = old->range_count;
     t->range_capacity = (uint32_t)range_capacity;
     t->file_count = old->file_count;

@@ -30,6 +30,7 @@ typedef struct lk_work_range {
     uint32_t count;
     uint32_t capacity;
     bool owns_lower;
+    bool changed; /* since the skyline was last pruned */
 } lk_work_range;
 
 typedef struct lk_work_tree {
@@ -40,6 +41,8 @@ typedef struct lk_work_tree {
     uint64_t stands;  /* sum of files[].ranges */
     lk_work_range *ranges;
     lk_tree_file *files; /* by number; each with a reference to its table */
+    lk_tombs *tombs;     /* with a reference; NULL: none */
+    bool tombs_added;    /* ... since it was last pruned */
 } lk_work_tree;
 
 static inline lk_bytes lk_table_min(const lk_table *t)
@@ -79,7 +82,7 @@ uint32_t lk_work_run_seek(const lk_work_run *r, lk_bytes key);
 
 /* ---- ranges ---- */
 
-/* Takes the range apart into runs. */
+/* Takes the range apart into runs, for it is to be changed. */
 lk_status lk_work_range_open(lk_work_range *g, lk_error *err);
 void lk_work_range_free(lk_work_range *g);
 /* Where a run of this level and stamp stands, or belongs: levels ascend, stamps descend. */
@@ -107,7 +110,10 @@ lk_status lk_work_tree_insert(lk_work_tree *t, uint32_t i, const lk_work_range *
 uint32_t lk_work_tree_file(const lk_work_tree *t, uint64_t file, bool *out_found);
 /* Takes out the files that stand nowhere. */
 void lk_work_tree_sweep(lk_work_tree *t);
-/* The tree's layout, to which the references of the files go over; NULL where nothing is left. */
+/* Leaves out of the skyline what hides no row of any table, or is seen by nobody. To be called after each
+ * edit: what is not needed at one moment may seem to be at a later one. */
+lk_status lk_work_tree_prune(lk_work_tree *t, const lk_snapshots *snapshots, lk_error *err);
+/* The tree's layout, to which the references of the files and of the skyline go over; NULL where nothing is left. */
 lk_status lk_work_tree_lay(lk_work_tree *t, lk_tree_version **out, lk_error *err);
 
 #endif

@@ -76,18 +76,40 @@ static inline lk_lookup answer_of(const lk_view *v, lk_kind kind, const uint8_t 
     return LK_LOOKUP_VALUE;
 }
 
+static lk_lookup absent_since(uint64_t seq, lk_answer *out)
+{
+    out->seq = seq;
+    return LK_LOOKUP_ABSENT;
+}
+
+/* The newest range tombstone over a key that may hide rows of tables; 0: none. */
+static inline uint64_t tables_cover(const lk_tree_version *t, const uint8_t *key, size_t key_len,
+                                    uint64_t seq)
+{
+    if (LK_LIKELY(t->tombs == NULL)) return 0;
+    return lk_tombs_cover(t->tombs, t->tree, key, key_len, seq);
+}
+
+/* Whether no row of the table can be newer than what covers the key. */
+static inline bool is_dead(const lk_table *table, uint64_t cover)
+{
+    return LK_UNLIKELY(cover != 0) && lk_table_meta_of(table)->seq_max < cover;
+}
+
 static lk_lookup tables_get(const lk_view *v, const lk_tree_version *t, const uint8_t *key,
                             size_t key_len, uint64_t hash, uint64_t seq, lk_answer *out)
 {
     const lk_range *range = &t->ranges[lk_tree_version_range(t, key, key_len)];
+    uint64_t cover = tables_cover(t, key, key_len, seq);
     for (uint32_t i = 0; i < range->run_count; i++) {
         lk_table *table = lk_run_table(&range->runs[i], key, key_len);
-        if (table == NULL) continue;
+        if (table == NULL || is_dead(table, cover)) continue;
         lk_hit hit;
         switch (lk_table_find(table, key, key_len, hash, seq, &hit)) {
         case LK_FIND_ABSENT:
             break;
         case LK_FIND_ROW:
+            if (LK_UNLIKELY(hit.seq < cover)) return absent_since(cover, out);
             return answer_of(v, hit.kind, hit.value.data, hit.value.len, hit.seq, out);
         case LK_FIND_MISS:
             return LK_LOOKUP_BLOCKED;
@@ -104,12 +126,35 @@ static bool segments_get(const lk_view *v, uint32_t tree, const uint8_t *key, si
         const lk_segment *s = v->segments[i];
         uint32_t visible = lk_segment_visible(s, seq), ordinal;
         lk_record r;
-        if (visible != 0 && lk_segment_find(s, tree, key, key_len, hash, visible, &r, &ordinal)) {
+        if (visible == 0) continue;
+        bool found = lk_segment_find(s, tree, key, key_len, hash, visible, &r, &ordinal);
+        if (LK_UNLIKELY(lk_segment_has_tombs(s))) {
+            uint32_t over = lk_segment_tomb_over(s, tree, key, key_len, visible);
+            if (over > (found ? ordinal + 1 : 0)) {
+                *out_found = absent_since(s->base_seq + over - 1, out);
+                return true;
+            }
+        }
+        if (found) {
             *out_found = answer_of(v, r.kind, r.value, r.value_len, s->base_seq + ordinal, out);
             return true;
         }
     }
     return false;
+}
+
+uint64_t lk_view_cover(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
+                       uint64_t seq)
+{
+    for (uint32_t i = 0; i < v->segment_count; i++) {
+        const lk_segment *s = v->segments[i];
+        uint32_t visible = lk_segment_visible(s, seq);
+        if (visible == 0 || !lk_segment_has_tombs(s)) continue;
+        uint32_t over = lk_segment_tomb_over(s, tree, key, key_len, visible);
+        if (over != 0) return s->base_seq + over - 1; /* older ones are in older segments */
+    }
+    const lk_tree_version *t = lk_version_tree(v->version, tree);
+    return t == NULL ? 0 : tables_cover(t, key, key_len, seq);
 }
 
 bool lk_view_has_newer(const lk_view *v, uint64_t generation, uint32_t tree, const uint8_t *key,
@@ -232,6 +277,12 @@ void lk_view_get_many(const lk_view *v, uint32_t tree, uint32_t n, const lk_byte
         }
         k.count = kept;
     }
+    if (LK_LIKELY(t == NULL || t->tombs == NULL)) return;
+    for (uint32_t i = 0; i < n; i++) { /* records of the log are newer than what covers tables */
+        if (out_found[i] != LK_LOOKUP_VALUE) continue;
+        uint64_t cover = tables_cover(t, keys[i].data, keys[i].len, seq);
+        if (out[i].seq < cover) out_found[i] = absent_since(cover, &out[i]);
+    }
 }
 
 /* ---- blocking ---- */
@@ -289,6 +340,7 @@ typedef struct fetch {
     uint64_t hash, seq;
     lk_fold fold;
     held_blocks blocks;
+    uint64_t cover;  /* of the newest range tombstone over the key that is seen; 0: none */
     uint64_t newest; /* sequence of the newest version; 0: none was met */
 } fetch;
 
@@ -346,7 +398,7 @@ static lk_status fetch_tables(fetch *x, bool *out_decided, lk_error *err)
     const lk_range *range = &t->ranges[lk_tree_version_range(t, x->key.data, x->key.len)];
     for (uint32_t i = 0; i < range->run_count && !*out_decided; i++) {
         lk_table *table = lk_run_table(&range->runs[i], x->key.data, x->key.len);
-        if (table == NULL) continue;
+        if (table == NULL || is_dead(table, x->cover)) continue;
         lk_status st = fetch_table(x, table, out_decided, err);
         if (st != LK_OK) return st;
     }
@@ -395,6 +447,7 @@ static lk_status unproved_get(const lk_view *v, uint32_t tree, const uint8_t *ke
             found = lk_segment_find(s, tree, key, key_len, hash, visible, &r, &ordinal);
         }
         if (st != LK_OK) return st;
+        if (lk_segment_has_tombs(s)) break;
         if (!found) continue;
         if (r.kind != LK_KIND_PUT && r.kind != LK_KIND_DELETE) break;
         *out_answered = true;
@@ -419,11 +472,12 @@ lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const 
         if (st != LK_OK || found) return st;
     }
     lk_fold_init(&x.fold, v->settings, tree, 0);
-    lk_fold_begin(&x.fold, 0);
+    x.cover = lk_view_cover(v, tree, key, key_len, seq);
+    lk_fold_begin(&x.fold, x.cover);
     LK_TRY(fetch_segments(&x, &decided, err));
     if (!decided) LK_TRY(fetch_tables(&x, &decided, err));
     LK_TRY(lk_fold_value(&x.fold, &found, &out->value, err));
-    out->seq = x.newest;
+    out->seq = x.newest > x.cover ? x.newest : x.cover;
     if (!found) goto done;
     LK_TRY(keep_value(&x, &out->value, out_block, err));
     *out_found = LK_LOOKUP_VALUE;

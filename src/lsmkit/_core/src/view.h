@@ -49,6 +49,10 @@ typedef struct lk_answer {
     uint64_t seq;   /* of the newest visible version, a delete included */
 } lk_answer;
 
+/* The sequence of the newest range tombstone over a key that `seq` sees; 0: there is none. */
+uint64_t lk_view_cover(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
+                       uint64_t seq);
+
 /* The value of a key as of `seq`. Never blocks: to be called inside a guard section, and the value
  * is good until that ends. */
 lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
