@@ -32,7 +32,8 @@ static lk_status is_store(lk_env *env, const char *dir, const lk_names *names, b
     *out = false;
     for (size_t i = 0; i < names->count && !*out; i++) {
         lk_status st = lk_file_is_ours(env, dir, names->names[i], out, err);
-        if (st != LK_OK) return st;
+        /* An owner that is at work may have removed it; CURRENT it never removes. */
+        if (st != LK_OK && st != LK_NOT_FOUND) return st;
     }
     return LK_OK;
 }
