@@ -294,10 +294,10 @@ def test_the_rate_follows_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> 
     coordinator = Stepped(handle, OPTIONS)
     handle.measured = (1.0, 0.5, 4.0)
     coordinator.step(0.0)
-    assert handle.rate == (333_333_333, False)
+    assert handle.rate == (500_000_000, False)
     handle.measured = (2.0, 1.0, 4.0)
     coordinator.step(0.0)
-    assert handle.rate == (166_666_666, False)
+    assert handle.rate == (250_000_000, False)
     handle.measured = (0.0, 0.0, 0.0)
     coordinator.step(0.0)
     assert handle.rate is not None

@@ -145,8 +145,8 @@ class Coordinator:
         self._failed_in_a_row = 0
         self._retry_at = 0.0
         self._seen: list[Request] = []  # those that were there before the version in hand
-        # A core is the writer's, whose work the rest of the machine has to keep up with.
-        self._workers = max(1, min(options.background_threads, (cpu_count() or 1) - 1))
+        # Half a core is the writer's: one that is slowed down leaves the rest of its own.
+        self._workers = max(1.0, min(float(options.background_threads), (cpu_count() or 1) - 0.5))
 
         self._lock = allocate_lock()
         # Guarded by the lock:
