@@ -535,6 +535,29 @@ LK_TEST(parts_come_to_the_same_as_the_whole)
 
 /* ---- moving and joining ---- */
 
+LK_TEST(a_divided_job_may_have_nothing_left_to_read)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 3000);
+    run_of_numbers(&y, 0, 3000, 1, false, 0, 2);
+    lk_error err;
+    lk_edit e;
+    lk_edit_init(&e);
+    lk_tomb all = {.start = {(const uint8_t *)"", 0}, .seq = 1u << 30, .tree = ROWS_TREE};
+    CHECK_OK(lk_edit_delete_range(&e, &all, &err), &err);
+    world_apply(&y.w, &e);
+    lk_edit_deinit(&e);
+    job_files j = job_of(&y, LK_JOB_MERGE, 0, LK_LEVEL_LAST);
+    lk_job_result result;
+    j.job.parts = 4;
+    job_add(&j, &yard_range(&y, 0)->runs[0]);
+    CHECK_OK(run_job(&y, &j, &result, &err), &err);
+    CHECK_EQ(result.tables_out, 0);
+    CHECK_EQ(result.rows_in, 0);
+    CHECK_EQ(count_files(&y), 0);
+    yard_free(&y);
+}
+
 LK_TEST(tables_that_are_appended_make_one_run_longer)
 {
     uint64_t rng = lk_test_seed();

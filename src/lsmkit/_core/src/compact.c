@@ -441,7 +441,7 @@ static lk_status cut_parts(plan *p, lk_error *err)
     uint64_t most = 0;
     uint32_t best = 0;
     p->part_count = 1;
-    if (want < 2) return LK_OK;
+    if (want < 2 || r->run_count == 0) return LK_OK;
     for (uint32_t i = 0; i < r->run_count; i++) {
         uint64_t blocks = 0;
         for (uint32_t j = i == 0 ? 0 : r->ends[i - 1]; j < r->ends[i]; j++) {
@@ -454,6 +454,7 @@ static lk_status cut_parts(plan *p, lk_error *err)
             best = i;
         }
     }
+    LK_ASSERT(best < r->run_count);
     uint64_t seen = 0;
     for (uint32_t j = best == 0 ? 0 : r->ends[best - 1]; j < r->ends[best]; j++) {
         uint32_t blocks = lk_table_block_count(r->tables[j]);
