@@ -18,7 +18,7 @@ from .tree import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import TypeVar, overload
 
@@ -72,7 +72,9 @@ class Transaction(MutableMapping[bytes, bytes]):
     _ended: bool
     _writes: dict[bytes, bytes | None]  # None: deleted
     _ttls: dict[bytes, float]  # of some of them, in seconds
-    _sorted: list[bytes] | None  # the keys of _writes, as long as no key comes
+    _operands: dict[bytes, list[bytes]]  # over those, over what was deleted, or over the store's
+    _deleted: list[tuple[bytes, bytes | None]]  # ranges, which _writes and _operands stand over
+    _sorted: list[bytes] | None  # the keys of _writes and _operands, as long as no key comes
     _keys: set[bytes]  # that were read
     _ranges: list[list[bytes | None]]  # [lower, upper or None] that scans have passed
 
@@ -92,6 +94,8 @@ class Transaction(MutableMapping[bytes, bytes]):
         self._ended = False
         self._writes = {}
         self._ttls = {}
+        self._operands = {}
+        self._deleted = []
         self._sorted = None
         self._keys = set()
         self._ranges = []
@@ -145,7 +149,10 @@ class Transaction(MutableMapping[bytes, bytes]):
         lower, upper = core.range_bytes(start, stop, prefix, include_start, include_stop)
         self._check()
         own = self._own(lower, upper)
-        rows = self._snapshot.scan(lower, upper, reverse=reverse)
+        rows: Iterator[tuple[bytes, bytes]] = self._snapshot.scan(lower, upper, reverse=reverse)
+        if self._deleted:
+            deleted = tuple(self._deleted)
+            rows = (row for row in rows if not _is_within(row[0], deleted))
         if reverse:
             own.reverse()
             return self._scan_backwards(rows, own, lower, upper)
@@ -225,6 +232,36 @@ class Transaction(MutableMapping[bytes, bytes]):
         """Removes `key` when the transaction commits; no error when it is not there."""
         self._write(core.key_bytes(key), None)
 
+    def delete_range(self, start: Buffer | None, stop: Buffer | None) -> None:
+        """Removes all keys from `start` up to `stop`, which stays, when the transaction commits:
+        also those that others have put there by then. None is the beginning, the end."""
+        lower, upper = core.range_bytes(start, stop, None, True, False)
+        self._check()
+        if upper is not None and upper <= lower:
+            return
+        within = ((lower, upper),)
+        for mine in (self._writes, self._operands, self._ttls):
+            for key in [key for key in mine if _is_within(key, within)]:
+                mine.pop(key)
+        self._sorted = None
+        self._deleted.append((lower, upper))
+
+    def merge(self, key: Buffer, operand: Buffer | float) -> None:
+        """Stores an operand for `key` when the transaction commits; as `DB.merge`.
+
+        It reads nothing: others may merge into the key meanwhile, unless this transaction has read
+        it too.
+        """
+        checked = core.key_bytes(key)
+        self._check()
+        operand = core.operand_bytes(self._source, operand)
+        self._operands.setdefault(checked, []).append(operand)
+        self._sorted = None
+
+    def clear(self) -> None:
+        """Removes every key when the transaction commits."""
+        self.delete_range(None, None)
+
     def __setitem__(self, key: Buffer, value: Buffer) -> None:
         self._write(core.key_bytes(key), core.value_bytes(value))
 
@@ -244,15 +281,20 @@ class Transaction(MutableMapping[bytes, bytes]):
         committed again.
         """
         self._check()
-        if not self._writes:
+        if not (self._writes or self._operands or self._deleted):
             self.rollback()
             return
         batch = core.WriteBatch()
+        for start, stop in self._deleted:
+            batch.delete_range(start, stop)
         for key, value in self._writes.items():
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value, ttl=self._ttls.get(key))
+        for key, operands in self._operands.items():
+            for operand in operands:
+                batch.merge(key, operand)
         ranges = tuple([(lower, upper) for lower, upper in self._ranges])
         reads = ((self._source, tuple(self._keys), ranges),)
         done = core.commit(
@@ -267,6 +309,8 @@ class Transaction(MutableMapping[bytes, bytes]):
         self._ended = True
         self._writes = {}
         self._ttls = {}
+        self._operands = {}
+        self._deleted = []
         self._sorted = None
         self._keys = set()
         self._ranges = []
@@ -289,7 +333,8 @@ class Transaction(MutableMapping[bytes, bytes]):
             self.rollback()
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else f"{len(self._writes)} keys written"
+        keys = len(self._writes.keys() | self._operands.keys())
+        state = "ended" if self._ended else f"{keys} keys written"
         return f"<lsmkit.Transaction on {self._source.path!r}, {state}>"
 
     # --- How.
@@ -299,12 +344,24 @@ class Transaction(MutableMapping[bytes, bytes]):
             raise ClosedError("the transaction has ended")
 
     def _find(self, key: bytes) -> bytes | None:
+        if key not in self._writes:
+            self._check()
+            if not _is_within(key, self._deleted):
+                self._keys.add(key)
+        return self._value(key)
+
+    def _value(self, key: bytes) -> bytes | None:
+        """What is seen of a key; noting that it was read is the caller's."""
         if key in self._writes:
-            return self._writes[key]
-        self._check()
-        value = self._snapshot.get(key)
-        self._keys.add(key)
-        return value
+            value = self._writes[key]
+        elif _is_within(key, self._deleted):
+            value = None
+        else:
+            value = self._snapshot.get(key)
+        operands = self._operands.get(key)
+        if operands is None:
+            return value
+        return core.fold_operands(self._source, value, operands)
 
     def _write(self, key: bytes, value: bytes | None, ttl: float | None = None) -> None:
         self._check()
@@ -316,17 +373,19 @@ class Transaction(MutableMapping[bytes, bytes]):
         if key not in self._writes:
             self._sorted = None
         self._writes[key] = value
+        if self._operands:
+            self._operands.pop(key, None)
 
     def _own(self, lower: bytes, upper: bytes | None) -> list[tuple[bytes, bytes | None]]:
         """Its writes in a range, in key order."""
-        if not self._writes:
+        if not (self._writes or self._operands):
             return []
         if self._sorted is None:
-            self._sorted = sorted(self._writes)
+            self._sorted = sorted({**self._writes, **self._operands})
         keys = self._sorted
         low = bisect_left(keys, lower)
         high = len(keys) if upper is None else bisect_left(keys, upper)
-        return [(key, self._writes[key]) for key in keys[low:high]]
+        return [(key, self._value(key)) for key in keys[low:high]]
 
     def _scan_forwards(
         self,
@@ -359,6 +418,11 @@ class Transaction(MutableMapping[bytes, bytes]):
             yield key, value
             self._check()
         read[0], read[1] = lower, upper
+
+
+def _is_within(key: bytes, ranges: Sequence[tuple[bytes, bytes | None]]) -> bool:
+    """Whether one of the ranges [start, stop) holds the key; a stop of None is the end."""
+    return any(start <= key and (stop is None or key < stop) for start, stop in ranges)
 
 
 def _overlaid(

@@ -136,18 +136,38 @@ class Own:
         self.then = dict(pairs)
         self.now = dict(pairs)
         self.writes: dict[bytes, bytes | None] = {}
+        self.operands: dict[bytes, bytes] = {}
+        self.deleted: list[tuple[bytes | None, bytes | None]] = []
         self.keys: set[bytes] = set()
         self.ranges: list[tuple[bytes, bytes | None]] = []
 
+    @property
+    def has_written(self) -> bool:
+        return bool(self.writes or self.operands or self.deleted)
+
+    def merge(self, key: bytes, operand: bytes) -> None:
+        self.operands[key] = self.operands.get(key, b"") + operand
+        self.now[key] = self.now.get(key, b"") + operand
+
+    def delete_range(self, start: bytes | None, stop: bytes | None) -> None:
+        self.deleted.append((start, stop))
+        for mine in (self.now, self.writes, self.operands):
+            for key, _ in Sorted(mine).range(start, stop):
+                del mine[key]
+
     def write(self, key: bytes, value: bytes | None) -> None:
         self.writes[key] = value
+        self.operands.pop(key, None)
         if value is None:
             self.now.pop(key, None)
         else:
             self.now[key] = value
 
     def read(self, key: bytes) -> bytes | None:
-        if key not in self.writes:
+        is_own = key in self.writes or any(
+            (start or b"") <= key and (stop is None or key < stop) for start, stop in self.deleted
+        )
+        if not is_own:
             self.keys.add(key)
         return self.now.get(key)
 
@@ -365,16 +385,29 @@ class StoreMachine(RuleBasedStateMachine):
         self.had_snapshot = True
 
     @precondition(lambda self: self.transactions)
-    @rule(data=st.data(), changes=st.lists(st.tuples(keys, st.none() | values), max_size=5))
+    @rule(
+        data=st.data(),
+        changes=st.lists(
+            st.tuples(keys, st.none() | values, st.sampled_from(["put", "merge", "range"]), bounds),
+            max_size=5,
+        ),
+    )
     def write_in_transaction(
-        self, data: st.DataObject, changes: list[tuple[bytes, bytes | None]]
+        self, data: st.DataObject, changes: list[tuple[bytes, bytes | None, str, bytes | None]]
     ) -> None:
         t, own = data.draw(st.sampled_from(self.transactions), label="transaction")
-        for key, value in changes:
-            own.write(key, value)
-            if value is None:
+        for key, value, how, stop in changes:
+            if how == "range":
+                own.delete_range(key, stop)
+                t.delete_range(key, stop)
+            elif value is None:
+                own.write(key, None)
                 t.delete(key)
+            elif how == "merge":
+                own.merge(key, value)
+                t.merge(key, value)
             else:
+                own.write(key, value)
                 t[key] = value
 
     @precondition(lambda self: self.transactions)
@@ -409,15 +442,19 @@ class StoreMachine(RuleBasedStateMachine):
             t.commit()
         except lsmkit.ConflictError:
             # A value that was written anew as it was is a conflict too.
-            assert own.writes
+            assert own.has_written
             assert own.keys or own.ranges
             return
-        assert not own.writes or not any(own.has_read(key) for key in changed)
+        assert not own.has_written or not any(own.has_read(key) for key in changed)
+        for start, stop in own.deleted:
+            self.deleted_range(start, stop)
         for key, value in own.writes.items():
             if value is None:
                 self.model.pop(key, None)
             else:
                 self.model[key] = value
+        for key, operand in own.operands.items():
+            self.appended(key, operand)
 
     # --- Reading
 

@@ -12,6 +12,7 @@ import gc
 import random
 import threading
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,10 @@ AFTERWARDS: list[Callable[[lsmkit.DB], object]] = [
 ]
 
 
+def numbers(*of: int) -> list[bytes]:
+    return [n.to_bytes(8, "little", signed=True) for n in of]
+
+
 # --- One transaction -------------------------------------------------------------------------
 
 
@@ -51,6 +56,91 @@ def test_an_exception_inside_rolls_back(db: lsmkit.DB) -> None:
         t[b"a"] = b"1"
         1 / 0  # noqa: B018
     assert len(db) == 0
+
+
+def test_its_operands_are_seen_over_what_it_sees(store_path: str) -> None:
+    with lsmkit.open(store_path, merge_operator=lsmkit.merge.AddInt64(), **TINY) as db:
+        db.put_many([b"a", b"b", b"c"], numbers(1, 1, 1))
+        with db.transaction() as t:
+            t.merge(b"a", 10)
+            t.merge(b"new", 5)
+            t[b"b"] = numbers(7)[0]
+            t.merge(b"b", 1)
+            t.merge(b"b", 1)
+            del t[b"c"]
+            t.merge(b"c", 3)
+            expected = dict(zip([b"a", b"b", b"c", b"new"], numbers(11, 9, 3, 5), strict=True))
+            assert t[b"a"] == numbers(11)[0]
+            assert list(t.scan()) == sorted(expected.items())
+            assert list(t.scan(reverse=True)) == sorted(expected.items(), reverse=True)
+        assert dict(db) == expected
+
+
+def test_operands_that_were_not_read_over_do_not_conflict(store_path: str) -> None:
+    with lsmkit.open(store_path, merge_operator=lsmkit.merge.AddInt64(), **TINY) as db:
+        with db.transaction() as one, db.transaction() as other:
+            one.merge(b"count", 1)
+            other.merge(b"count", 2)
+        assert db[b"count"] == numbers(3)[0]
+        reader = db.transaction()
+        reader.merge(b"count", 1)
+        assert reader[b"count"] == numbers(4)[0]
+        db.merge(b"count", 1)
+        with pytest.raises(lsmkit.ConflictError):
+            reader.commit()
+        assert db[b"count"] == numbers(4)[0]
+
+
+def test_operands_need_an_operator_that_takes_them(db: lsmkit.DB, tmp_path: Path) -> None:
+    with db.transaction() as t, pytest.raises(lsmkit.OptionsError, match="no merge operator"):
+        t.merge(b"a", b"1")
+    with (
+        lsmkit.open(tmp_path / "other", merge_operator=lsmkit.merge.AddInt64()) as other,
+        other.transaction() as t,
+        pytest.raises(ValueError, match="operand has 5 bytes"),
+    ):
+        t.merge(b"a", b"short")
+
+
+@pytest.mark.parametrize("afterwards", AFTERWARDS)
+def test_a_range_that_it_deletes_is_gone_for_it_and_then_for_all(
+    db: lsmkit.DB, afterwards: Callable[[lsmkit.DB], object]
+) -> None:
+    db.put_many([b"%d" % i for i in range(10)], [b"old"] * 10)
+    afterwards(db)
+    with db.transaction() as t:
+        t[b"3"] = b"before"
+        t.delete_range(b"2", b"8")
+        t[b"5"] = b"after"
+        assert t.get(b"3") is None
+        seen = {b"0": b"old", b"1": b"old", b"5": b"after", b"8": b"old", b"9": b"old"}
+        assert dict(t) == seen
+        assert list(t.scan(b"1", b"9", reverse=True)) == sorted(seen.items())[1:4][::-1]
+        assert len(db) == 10
+    assert dict(db) == seen
+    with db.transaction() as t:
+        t.delete_range(b"5", b"5")
+        t.clear()
+        assert not t
+    assert not db
+
+
+def test_a_range_deleted_unseen_takes_what_others_put_there(db: lsmkit.DB) -> None:
+    with db.transaction() as t:
+        t.delete_range(b"a", b"c")
+        assert t.get(b"b") is None
+        db[b"b"] = b"put meanwhile"
+    assert not db
+
+
+def test_a_range_deleted_by_another_is_a_conflict_for_who_read_in_it(db: lsmkit.DB) -> None:
+    db[b"b"] = b"1"
+    t = db.transaction()
+    assert t[b"b"] == b"1"
+    t[b"z"] = b"seen"
+    db.delete_range(b"a", b"c")
+    with pytest.raises(lsmkit.ConflictError):
+        t.commit()
 
 
 def test_it_reads_the_store_as_it_was_when_it_began(db: lsmkit.DB) -> None:

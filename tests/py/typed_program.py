@@ -112,6 +112,8 @@ def transactions(db: lsmkit.DB) -> None:
     assert found > 0
     with db.transaction(durability=None, timeout=None) as t:
         t[b"gone"] = b"1"
+        t.delete_range(b"x", None)
+        t.clear()
         t.rollback()
     t = db.transaction()
     seen: bytes | None = t.get(b"k1")

@@ -21,6 +21,21 @@ def value_bytes(value):
     return PyBytes_FromStringAndSize(<const char *>b.data, <Py_ssize_t>b.len)
 
 
+def operand_bytes(Tree of not None, operand):
+    """An operand as bytes, checked by the operator of the tree, which has to have one."""
+    cdef _Bytes b = operand_of(of.operator(), operand)
+    return PyBytes_FromStringAndSize(<const char *>b.data, <Py_ssize_t>b.len)
+
+
+def fold_operands(Tree of not None, value, list operands not None):
+    """What operands, oldest first, make of a value (None: there is none), as a read would."""
+    cdef lk_bytes old
+    if value is None:
+        return fold_column(of.operator(), NULL, operands, False)
+    old = span(value)
+    return fold_column(of.operator(), &old, operands, False)
+
+
 def check_ttl(ttl):
     """Raises what a write with this ttl would raise."""
     ttl_us_of(ttl)
@@ -59,6 +74,8 @@ def commit(Tree target not None, WriteBatch batch not None, SnapshotReader momen
     for _, keys, ranges in reads:
         n += <size_t>len(<tuple>keys) + <size_t>len(<tuple>ranges)
     moment.check_open()
+    if batch.has_merge:
+        batch_check(target.operator(), batch.data, batch.records)
     target.prepare(&w, None, durability, timeout)
     w.stamp = batch.has_ttl or target.handle.has_ttl
     w.body = batch.data
