@@ -348,6 +348,8 @@ class Transaction(MutableMapping[bytes, bytes]):
             self._check()
             if not _is_within(key, self._deleted):
                 self._keys.add(key)
+            else:  # nothing else would notice that the store was closed
+                core.check_writing(self._source, self._durability, self._timeout)
         return self._value(key)
 
     def _value(self, key: bytes) -> bytes | None:

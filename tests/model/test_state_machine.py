@@ -150,6 +150,8 @@ class Own:
         self.now[key] = self.now.get(key, b"") + operand
 
     def delete_range(self, start: bytes | None, stop: bytes | None) -> None:
+        if stop is not None and stop <= (start or b""):
+            return
         self.deleted.append((start, stop))
         for mine in (self.now, self.writes, self.operands):
             for key, _ in Sorted(mine).range(start, stop):
