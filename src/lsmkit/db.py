@@ -14,14 +14,13 @@ from .errors import CorruptionError, Error, StoreNotFoundError
 from .housekeeping import directory_of
 from .options import Options
 from .stats import Stats, shape_of
-from .tree import WritableTree
+from .tree import Closing, WritableTree
 from .verify import Verification
 from .version import Version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any, NoReturn, TypeAlias, TypeVar
 
     from typing_extensions import Self
@@ -158,7 +157,7 @@ def _close_all() -> None:
         raise failure
 
 
-class DB(WritableTree):
+class DB(Closing, WritableTree):
     """An open store; made by `lsmkit.open`. A mapping of bytes to bytes, and a context manager.
 
     Safe to use from any number of threads. Keys have 0 to 65,535 bytes, values up to 1 GiB;
@@ -259,14 +258,6 @@ class DB(WritableTree):
     def __enter__(self) -> Self:
         self._handle.check()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_coordinator"):

@@ -18,14 +18,12 @@ from collections.abc import MutableMapping
 from .db import DB
 from .db import open as _open
 from .errors import Error
+from .tree import Closing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
     from typing import ParamSpec, TypeVar
-
-    from typing_extensions import Self
 
     from ._core.core import _BytesLike as Buffer
     from .db import Path
@@ -68,7 +66,7 @@ def _encoded(item: str | Buffer) -> Buffer:
     return item.encode() if isinstance(item, str) else item
 
 
-class _Database(MutableMapping[bytes, bytes]):
+class _Database(Closing, MutableMapping[bytes, bytes]):
     """What `open` gives: a mapping, and what the standard library's databases can do beside it.
 
     Keys come in their order. `keys`, `values` and `items` are lists, as of one moment.
@@ -146,17 +144,6 @@ class _Database(MutableMapping[bytes, bytes]):
     def close(self) -> None:
         """Gives the database up; may be called again."""
         _call(self._db.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<lsmkit.dbm database at {self._db.path!r}{', closed' if self._db.closed else ''}>"

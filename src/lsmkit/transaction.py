@@ -10,11 +10,11 @@ control", 1981). Nobody waits for a lock, and there are no deadlocks.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import ItemsView, MutableMapping, ValuesView
+from collections.abc import MutableMapping
 
 from ._core import core
 from .errors import ClosedError, ConflictError
-from .tree import Snapshot
+from .tree import Scanned, Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,21 +35,7 @@ __all__ = ["Transaction"]
 _PAUSE_MIN, _PAUSE_MAX = 0.0005, 0.05  # seconds between attempts, before chance makes them shorter
 
 
-class _Items(ItemsView[bytes, bytes]):
-    _mapping: Transaction
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return self._mapping.scan()
-
-
-class _Values(ValuesView[bytes]):
-    _mapping: Transaction
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._mapping.scan_values()
-
-
-class Transaction(MutableMapping[bytes, bytes]):
+class Transaction(Scanned, MutableMapping[bytes, bytes]):
     """Reads and writes that take effect together, or not at all; made by `db.transaction()`.
 
     A mapping of bytes to bytes that sees its own writes over the store as it was when the
@@ -215,12 +201,6 @@ class Transaction(MutableMapping[bytes, bytes]):
             return True
         return False
 
-    def items(self) -> ItemsView[bytes, bytes]:
-        return _Items(self)
-
-    def values(self) -> ValuesView[bytes]:
-        return _Values(self)
-
     # --- Writing.
 
     def put(self, key: Buffer, value: Buffer, *, ttl: float | None = None) -> None:
@@ -346,10 +326,10 @@ class Transaction(MutableMapping[bytes, bytes]):
     def _find(self, key: bytes) -> bytes | None:
         if key not in self._writes:
             self._check()
-            if not _is_within(key, self._deleted):
+            if _is_within(key, self._deleted):
+                self._source._handle.check()  # nobody else is asked
+            else:
                 self._keys.add(key)
-            else:  # nothing else would notice that the store was closed
-                core.check_writing(self._source, self._durability, self._timeout)
         return self._value(key)
 
     def _value(self, key: bytes) -> bytes | None:

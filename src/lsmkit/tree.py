@@ -32,19 +32,52 @@ __all__ = ["Snapshot", "WritableTree"]
 
 
 class _Items(ItemsView[bytes, bytes]):
-    """Pairs by one scan, where the mixin would look up every key."""
-
-    _mapping: _Readable
+    _mapping: Scanned
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return self._mapping.scan()
 
 
 class _Values(ValuesView[bytes]):
-    _mapping: _Readable
+    _mapping: Scanned
 
     def __iter__(self) -> Iterator[bytes]:
         return self._mapping.scan_values()
+
+
+class Scanned(Mapping[bytes, bytes]):
+    """A mapping that can be scanned: its views go by one scan, where those of `collections.abc`
+    would look up every key."""
+
+    if TYPE_CHECKING:
+
+        def scan(self) -> Iterator[tuple[bytes, bytes]]: ...
+        def scan_values(self) -> Iterator[bytes]: ...
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        return _Values(self)
+
+
+class Closing:
+    """What is closed at the end of a `with` block."""
+
+    if TYPE_CHECKING:
+
+        def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class _Readable(core.Reader):
@@ -157,7 +190,7 @@ class _Readable(core.Reader):
         return core.approximate_size(self, start, stop)
 
 
-class Snapshot(_Readable, core.SnapshotReader, Mapping[bytes, bytes]):
+class Snapshot(Closing, _Readable, core.SnapshotReader, Scanned):
     """One moment of a store, readable until it is closed: the reading half of `DB`.
 
     It keeps the versions that it sees from being folded away, not whole tables or segments, and
@@ -175,30 +208,13 @@ class Snapshot(_Readable, core.SnapshotReader, Mapping[bytes, bytes]):
         self._source = source
         return self
 
-    def items(self) -> ItemsView[bytes, bytes]:
-        return _Items(self)
-
-    def values(self) -> ValuesView[bytes]:
-        return _Values(self)
-
     def close(self) -> None:
         """Lets go of the moment; reading through it is a ClosedError from now on."""
         self._release()
         self._source = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class WritableTree(_Readable, core.Tree, MutableMapping[bytes, bytes]):
+class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
     """The base of `DB`: one tree of an open store, to read and to write."""
 
     __hash__ = object.__hash__
@@ -213,12 +229,6 @@ class WritableTree(_Readable, core.Tree, MutableMapping[bytes, bytes]):
         return self._handle.path
 
     # --- Mapping.
-
-    def items(self) -> ItemsView[bytes, bytes]:
-        return _Items(self)
-
-    def values(self) -> ValuesView[bytes]:
-        return _Values(self)
 
     def update(self, other: Any = (), /, *, ttl: float | None = None, **named: bytes) -> None:
         """Stores all pairs of a mapping, or of an iterable of pairs, at once and atomically. `ttl`

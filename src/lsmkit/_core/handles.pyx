@@ -24,13 +24,18 @@ cdef enum:
     RATES_FLUSHES = 50  # means are taken over the last 50 to 100 flushes
 
 
+cdef double seconds_of(object seconds, str name) except -1:
+    cdef double value = seconds
+    if not value >= 0:
+        raise ValueError(f"{name} is {seconds!r}; it must be 0 or more seconds")
+    return value
+
+
 cdef uint64_t timeout_ns(object seconds) except? 0:
     """Seconds as the core takes them; None waits for ever."""
     if seconds is None:
         return NO_TIMEOUT
-    cdef double value = seconds
-    if not value >= 0:
-        raise ValueError(f"timeout is {seconds!r}; it must be 0 or more seconds")
+    cdef double value = seconds_of(seconds, "timeout")
     return <uint64_t>(value * 1e9) if value < 1e9 else NO_TIMEOUT
 
 
@@ -38,13 +43,11 @@ cdef uint64_t ttl_us_of(object seconds) except? 0:
     """Seconds as the core takes them; None, and more than anybody waits, are for ever."""
     if seconds is None:
         return LK_TTL_NONE
-    cdef double value = seconds
-    if not value >= 0:
-        raise ValueError(f"ttl is {seconds!r}; it must be 0 or more seconds")
+    cdef double value = seconds_of(seconds, "ttl")
     return <uint64_t>(value * 1e6) if value < 1e12 else LK_TTL_NONE
 
 
-cdef lk_settings *settings_of(object options) except NULL:
+cdef lk_settings *settings_of(lk_env *env, object options) except NULL:
     """Of the trees of a store with these options; the caller gives it back."""
     cdef lk_tree_settings tree
     cdef lk_settings *out = NULL
@@ -53,7 +56,7 @@ cdef lk_settings *settings_of(object options) except NULL:
     tree.ttl_us = ttl_us_of(options.ttl)
     if options.merge_operator is not None:
         tree.op = (<Operator?>options.merge_operator).made()
-    if lk_settings_new(lk_env_posix(), &tree, 1, &out, &err) != LK_OK:
+    if lk_settings_new(env, &tree, 1, &out, &err) != LK_OK:
         raise_error(&err)
     return out
 
@@ -143,7 +146,7 @@ cdef class Handle:
         o.create_if_missing = create_if_missing
         o.error_if_exists = error_if_exists
         o.read_only = read_only
-        o.settings = settings_of(options)
+        o.settings = settings_of(env, options)
         h.has_ttl = o.settings.has_ttl
         cdef uint64_t left = 0 if timeout is None else timeout_ns(timeout)
         try:

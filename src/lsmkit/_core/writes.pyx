@@ -93,20 +93,10 @@ cdef class Tree(Reader):
         """
         cdef _Bytes a = key_of(b"" if start is None else start)
         cdef _Bytes b = range_stop(a, stop)
-        cdef lk_bytes a_span, b_span
-        cdef lk_column starts, stops
-        cdef lk_write w
-        self.prepare(&w, None, durability, timeout)
         if b is None:
-            self.handle.check_open()
+            check_writing(self, durability, timeout)
             return
-        one_row(&starts, &a_span, a)
-        one_row(&stops, &b_span, b)
-        w.kind = LK_KIND_DELETE_RANGE
-        w.keys = &starts
-        w.values = &stops
-        w.records = 1
-        self.write_now(&w)
+        self.write_row(LK_KIND_DELETE_RANGE, a, b, None, durability, timeout)
 
     def __delitem__(self, key):
         if self.exchange(LK_KIND_DELETE, key, b"", None) is None:

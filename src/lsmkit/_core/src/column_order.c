@@ -10,6 +10,8 @@
 
 #include <stdlib.h>
 
+#include "order_sort.h"
+
 #define MERGE_MAX 1024u /* fewer rows are cheaper to merge than to count */
 #define ENDED_MAX 8u    /* a key with at most so many bytes left ends within the digit */
 
@@ -96,16 +98,6 @@ static void digits_count(sorter *s, item *items, uint32_t n, size_t depth)
     }
 }
 
-static void places_make(uint32_t *counts, uint32_t n)
-{
-    uint32_t at = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t here = counts[i];
-        counts[i] = at;
-        at += here;
-    }
-}
-
 /* All items have one digit: nothing to move. */
 static bool is_constant(const uint32_t *counts, uint32_t width, uint32_t n)
 {
@@ -120,14 +112,14 @@ static void digits_sort(sorter *s, item *items, item *scratch, uint32_t n)
 {
     item *from = items, *to = scratch, *swapped;
     if (!is_constant(s->left_counts, ENDED_MAX + 2, n)) {
-        places_make(s->left_counts, ENDED_MAX + 2);
+        lk_counts_to_places(s->left_counts, ENDED_MAX + 2);
         for (uint32_t i = 0; i < n; i++) to[s->left_counts[from[i].left]++] = from[i];
         swapped = from, from = to, to = swapped;
     }
     for (unsigned d = 0; d < 8; d++) {
         uint32_t *counts = s->counts[d];
         if (is_constant(counts, 256, n)) continue;
-        places_make(counts, 256);
+        lk_counts_to_places(counts, 256);
         for (uint32_t i = 0; i < n; i++) {
             to[counts[(uint8_t)(from[i].prefix >> (8 * d))]++] = from[i];
         }

@@ -173,6 +173,15 @@ lk_status lk_edit_drop(lk_edit *e, uint32_t tree, lk_error *err)
     return LK_OK;
 }
 
+void lk_edit_unlink_added(const lk_edit *e, lk_env *env, const char *dir)
+{
+    for (size_t i = 0; i < e->add_count; i++) {
+        char path[LK_PATH_MAX];
+        lk_table_path(dir, e->adds[i].meta.file, path, sizeof path);
+        (void)lk_env_unlink(env, path, NULL);
+    }
+}
+
 lk_status lk_edit_delete_range(lk_edit *e, const lk_tomb *range, lk_error *err)
 {
     lk_status st = LK_OK;

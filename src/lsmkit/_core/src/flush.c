@@ -360,16 +360,6 @@ static lk_status walk(flush *f, lk_error *err)
     return LK_OK;
 }
 
-static void unlink_added(const lk_flush *in, const lk_edit *edit)
-{
-    for (size_t i = 0; i < edit->add_count; i++) {
-        char path[LK_PATH_MAX];
-        lk_table_path(in->dir, edit->adds[i].meta.file, path, sizeof path);
-        /* What stays behind is removed at the next open: nothing names it. */
-        (void)lk_env_unlink(in->env, path, NULL);
-    }
-}
-
 lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -405,7 +395,7 @@ lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, 
 done:
     lk_table_writer_free(f->writer);
     for (uint32_t i = 0; i < f->source_count; i++) lk_order_unref(f->sources[i].order);
-    if (st != LK_OK) unlink_added(in, edit);
+    if (st != LK_OK) lk_edit_unlink_added(edit, in->env, in->dir);
     lk_tombs_unref(f->tombs);
     lk_fold_deinit(&f->fold);
     free(f->rows);

@@ -187,16 +187,6 @@ done:
     return st;
 }
 
-/* Unpublished tables; what stays behind is removed at the next open, because nothing names it. */
-static void tables_unlink(const lk_store *s, const lk_edit *edit)
-{
-    for (size_t i = 0; i < edit->add_count; i++) {
-        char path[LK_PATH_MAX];
-        lk_table_path(s->dir, edit->adds[i].meta.file, path, sizeof path);
-        (void)lk_env_unlink(s->env, path, NULL);
-    }
-}
-
 /* Writers are held, and `seq` is the next sequence. */
 static lk_status publish_at(ingest *g, uint64_t seq, lk_error *err)
 {
@@ -215,7 +205,7 @@ static lk_status publish_at(ingest *g, uint64_t seq, lk_error *err)
     }
     lk_store_flush_end(s, &work, st == LK_OK);
 done:
-    if (st != LK_OK && !lost) tables_unlink(s, &edit);
+    if (st != LK_OK && !lost) lk_edit_unlink_added(&edit, s->env, s->dir);
     lk_edit_deinit(&edit);
     return st;
 }

@@ -94,17 +94,6 @@ static inline uint64_t squeeze_undo(const squeeze *q, uint64_t value)
 
 /* ---- counting sort ---- */
 
-/* Turns counts into the places where each digit's items begin. */
-static void counts_to_places(uint32_t *counts, uint32_t digits)
-{
-    uint32_t at = 0;
-    for (uint32_t i = 0; i < digits; i++) {
-        uint32_t n = counts[i];
-        counts[i] = at;
-        at += n;
-    }
-}
-
 static void scatter_by_prefix(const lk_order_item *from, lk_order_item *to, uint32_t count,
                               uint32_t *places, uint32_t shift, uint64_t digit_mask)
 {
@@ -130,7 +119,7 @@ static lk_order_item *radix_by_prefix(sorter *x, lk_order_item *items, lk_order_
         for (uint32_t p = 0; p < passes; p++) x->counts[p][(v >> (p * width)) & mask]++;
     }
     for (uint32_t p = 0; p < passes; p++) {
-        counts_to_places(x->counts[p], 1u << width);
+        lk_counts_to_places(x->counts[p], 1u << width);
         scatter_by_prefix(items, scratch, count, x->counts[p], shift + p * width, mask);
         lk_order_item *t = items;
         items = scratch;
@@ -149,7 +138,7 @@ static void radix_by_tree(sorter *x, lk_order_item *items, uint32_t count)
         memset(places, 0, sizeof x->counts[0]);
         for (uint32_t i = 0; i < count; i++) places[(from[i].tree >> shift) & mask]++;
         if (places[(from[0].tree >> shift) & mask] == count) continue;
-        counts_to_places(places, mask + 1);
+        lk_counts_to_places(places, mask + 1);
         for (uint32_t i = 0; i < count; i++) to[places[(from[i].tree >> shift) & mask]++] = from[i];
         lk_order_item *t = from;
         from = to;

@@ -24,6 +24,17 @@ static inline int lk_order_compare(const lk_segment *s, const lk_order_item *a,
     return (a->ordinal < b->ordinal) - (a->ordinal > b->ordinal);
 }
 
+/* For counting sorts: turns counts into the places where each digit's items begin. */
+static inline void lk_counts_to_places(uint32_t *counts, uint32_t digits)
+{
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < digits; i++) {
+        uint32_t n = counts[i];
+        counts[i] = at;
+        at += n;
+    }
+}
+
 /* Bytes of scratch space that lk_order_sort wants for `count` records. */
 size_t lk_order_sort_scratch_bytes(uint32_t count);
 

@@ -153,6 +153,9 @@ lk_status lk_edit_add_table(lk_edit *e, lk_table_meta *meta, uint32_t level, uin
 #define LK_PROPERTY_VALUE_MAX (128u << 10)
 lk_status lk_edit_set(lk_edit *e, const char *name, const char *value, lk_error *err);
 lk_status lk_edit_drop(lk_edit *e, uint32_t tree, lk_error *err);
+/* Deletes the files of the tables that an edit adds, which will not be published. What stays behind is
+ * removed at the next open, because nothing names it. */
+void lk_edit_unlink_added(const lk_edit *e, lk_env *env, const char *dir);
 /* Rows with a smaller sequence and a key in the range are hidden from now on. */
 lk_status lk_edit_delete_range(lk_edit *e, const lk_tomb *range, lk_error *err);
 
