@@ -294,6 +294,9 @@ lk_status lk_store_failure(lk_store *s, lk_error *err);
 lk_status lk_store_start(lk_store *s, lk_error *err);
 void lk_store_stop(lk_store *s);
 void lk_store_wake(lk_store *s); /* workers look for work */
+/* The keeper (keeper.c): its thread, until `stopping`; and what it then leaves, given back. */
+void *lk_store_keep(void *store);
+void lk_store_keep_nothing(lk_store *s);
 /* Memory of all log segments that the store holds: live, waiting for their flush or their next use. */
 uint64_t lk_store_segment_memory(lk_store *s);
 /* Freezes and flushes all that was written before the call. */
