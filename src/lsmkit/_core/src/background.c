@@ -43,33 +43,22 @@ static bool view_retire(lk_store *s, lk_view *old, uint64_t flushed)
     return true;
 }
 
-/* As lk_store_install; `tree` (may be NULL) replaces its settings. */
-static lk_status view_replace(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
-                              const lk_tree_settings *tree, lk_error *err)
+lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
+                           lk_error *err)
 {
-    lk_settings *settings = NULL;
     lk_lock_acquire(&s->view_lock);
     lk_view *old = atomic_load_explicit(&s->view, memory_order_relaxed);
     uint32_t n = 0;
     lk_view *v = NULL;
-    if (tree != NULL) {
-        lk_status st = lk_settings_with(old->settings, tree, &settings, err);
-        if (st != LK_OK) {
-            lk_lock_release(&s->view_lock);
-            return st;
-        }
-    }
     lk_segment **kept = malloc((old->segment_count + 1) * sizeof *kept);
     if (kept != NULL) {
         if (fresh != NULL) kept[n++] = fresh;
         for (uint32_t i = 0; i < old->segment_count; i++) {
             if (old->segments[i]->generation > flushed) kept[n++] = old->segments[i];
         }
-        v = lk_view_new(kept, n, version != NULL ? version : old->version,
-                        settings != NULL ? settings : old->settings);
+        v = lk_view_new(kept, n, version != NULL ? version : old->version, old->settings);
         free(kept);
     }
-    lk_settings_unref(settings);
     bool parked = true;
     if (v != NULL) {
         /* With the version that holds it, so that no reader has the one without the other. */
@@ -86,17 +75,6 @@ static lk_status view_replace(lk_store *s, lk_version *version, uint64_t flushed
     }
     lk_event_signal(&s->keeper_event);
     return LK_OK;
-}
-
-lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
-                           lk_error *err)
-{
-    return view_replace(s, version, flushed, fresh, NULL, err);
-}
-
-lk_status lk_store_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err)
-{
-    return view_replace(s, NULL, 0, NULL, tree, err);
 }
 
 lk_status lk_store_set_property(lk_store *s, const char *name, const char *value, lk_error *err)

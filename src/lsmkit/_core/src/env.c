@@ -85,8 +85,6 @@ void lk_file_close(lk_file *file)
 
 const char *lk_file_path(const lk_file *file) { return file->path; }
 
-lk_env *lk_file_env(const lk_file *file) { return file->env; }
-
 lk_status lk_file_read(lk_file *file, uint64_t offset, void *buf, size_t n, size_t *out_n,
                        lk_error *err)
 {

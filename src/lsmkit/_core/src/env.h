@@ -41,7 +41,6 @@ enum {
 lk_status lk_env_open(lk_env *env, const char *path, int flags, lk_file **out, lk_error *err);
 void lk_file_close(lk_file *file); /* NULL is fine; mappings made of it stay */
 const char *lk_file_path(const lk_file *file);
-lk_env *lk_file_env(const lk_file *file);
 
 /* Short only at the end of the file. `out_n` may not be NULL. */
 lk_status lk_file_read(lk_file *file, uint64_t offset, void *buf, size_t n, size_t *out_n,

@@ -27,26 +27,6 @@ lk_status lk_settings_new(lk_env *env, const lk_tree_settings *trees, uint32_t c
     return LK_OK;
 }
 
-lk_status lk_settings_with(const lk_settings *old, const lk_tree_settings *tree, lk_settings **out,
-                           lk_error *err)
-{
-    uint32_t n = 0;
-    *out = NULL;
-    lk_tree_settings *trees = malloc((old->count + (size_t)1) * sizeof *trees);
-    if (trees == NULL) return lk_fail_nomem(err, (old->count + (size_t)1) * sizeof *trees);
-    while (n < old->count && old->trees[n].tree < tree->tree) {
-        trees[n] = old->trees[n];
-        n++;
-    }
-    trees[n] = *tree;
-    uint32_t from = n < old->count && old->trees[n].tree == tree->tree ? n + 1 : n;
-    uint32_t left = old->count - from;
-    if (left > 0) memcpy(trees + n + 1, old->trees + from, left * sizeof *trees);
-    lk_status st = lk_settings_new(old->env, trees, n + 1 + left, out, err);
-    free(trees);
-    return st;
-}
-
 void lk_settings_ref(lk_settings *s)
 {
     atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);

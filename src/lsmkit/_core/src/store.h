@@ -327,9 +327,6 @@ lk_table_options lk_store_table_options(lk_store *s);
 lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
                            lk_error *err);
 
-/* Sets, or replaces, the settings of one tree. */
-lk_status lk_store_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err);
-
 /* A compaction job is queued; files and lower are copied. Its number comes back with its result. */
 lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_error *err);
 typedef struct lk_job_report {
