@@ -194,6 +194,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.may_renew = True  # the checkpoint, if there is one
         self.had_operand = False
         self.operator: merge.Operator
+        # A reader beside the owner, where it stands, and snapshots that it has taken.
+        self.beside: lsmkit.DB | None = None
+        self.beside_at = Sorted({})
+        self.beside_held: list[tuple[lsmkit.Snapshot, Sorted]] = []
         self.db: lsmkit.DB
 
     @initialize(options=options, operator=operators)
@@ -660,10 +664,67 @@ class StoreMachine(RuleBasedStateMachine):
         report = self.db.verify()
         assert report.ok, report.errors
 
+    # --- Beside the owner
+
+    @rule(follow=st.booleans())
+    def open_beside(self, follow: bool) -> None:
+        self.close_beside()
+        self.beside = lsmkit.open(
+            self.path, read_only=True, follow=follow, merge_operator=self.operator
+        )
+        self.move_beside()
+
+    def move_beside(self) -> None:
+        assert self.beside is not None
+        self.beside_at = Sorted(self.model)
+        assert list(self.beside.items()) == self.beside_at.range(None, None)
+
+    @precondition(lambda self: self.beside is not None)
     @rule()
-    def read_beside(self) -> None:
-        with lsmkit.open(self.path, read_only=True, merge_operator=self.operator) as reader:
-            assert list(reader.items()) == sorted(self.model.items())
+    def refresh_beside(self) -> None:
+        assert self.beside is not None
+        moved = self.beside.refresh()
+        assert moved or self.beside_at.pairs == self.model
+        assert not self.beside.refresh()
+        self.move_beside()
+
+    @precondition(lambda self: self.beside is not None)
+    @rule(keys=st.lists(keys, max_size=10), start=bounds, stop=bounds)
+    def read_beside(self, keys: list[bytes], start: bytes | None, stop: bytes | None) -> None:
+        assert self.beside is not None
+        if self.beside._follows:
+            self.beside_at = Sorted(self.model)
+        then = self.beside_at
+        assert [self.beside.get(key) for key in keys] == [then.pairs.get(key) for key in keys]
+        assert self.beside.get_many(keys) == [then.pairs.get(key) for key in keys]
+        assert list(self.beside.scan(start, stop)) == then.range(start, stop)
+
+    @precondition(lambda self: self.beside is not None and len(self.beside_held) < 3)
+    @rule()
+    def hold_beside(self) -> None:
+        assert self.beside is not None
+        if self.beside._follows:
+            self.beside_at = Sorted(self.model)
+        self.beside_held.append((self.beside.snapshot(), self.beside_at))
+
+    @precondition(lambda self: self.beside_held)
+    @rule(keys=st.lists(keys, max_size=10), drop=st.booleans())
+    def read_held_beside(self, keys: list[bytes], drop: bool) -> None:
+        snapshot, then = self.beside_held[0]
+        assert snapshot.get_many(keys) == [then.pairs.get(key) for key in keys]
+        assert list(snapshot.items()) == then.range(None, None)
+        if drop:
+            snapshot.close()
+            del self.beside_held[0]
+
+    def close_beside(self) -> None:
+        held, self.beside_held = self.beside_held, []
+        for snapshot, then in held:
+            assert list(snapshot.items()) == then.range(None, None)
+        if self.beside is not None:
+            assert self.beside.verify()
+            self.beside.close()
+        self.beside = None
 
     @rule(onto=st.booleans(), write=st.booleans())
     def checkpoint(self, onto: bool, write: bool) -> None:
@@ -720,7 +781,10 @@ class StoreMachine(RuleBasedStateMachine):
                     assert list(snapshot.items()) == then.range(None, None)
                 assert self.db.stats().background_errors == 0, self.db.stats().last_error
                 self.verify()
+                self.close_beside()
         finally:
+            if self.beside is not None:
+                self.beside.close()
             if hasattr(self, "db"):
                 self.db.close()
             shutil.rmtree(self.folder)

@@ -66,6 +66,7 @@ CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
     "clear": lambda db: db.clear(),
     "snapshot": lambda db: db.snapshot(),
     "cursor": lambda db: db.cursor(),
+    "refresh": lambda db: db.refresh(),
     "sync": lambda db: db.sync(),
     "flush": lambda db: db.flush(),
     "compact": lambda db: db.compact(),

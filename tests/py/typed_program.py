@@ -365,6 +365,9 @@ def errors(directory: str) -> None:
     with lsmkit_raises(lsmkit.StoreNotFoundError):
         lsmkit.open(os.path.join(directory, "none"), create_if_missing=False)
     assert issubclass(lsmkit.OptionsError, ValueError)
+    with lsmkit.open(directory, read_only=True, follow=True) as follower:
+        moved: bool = follower.refresh()
+        assert not moved
     with lsmkit.open(directory, read_only=True) as reader, lsmkit_raises(lsmkit.ReadOnlyError):
         reader.put(b"a", b"b")
     busy = lsmkit.Busy("full", 0.5)

@@ -214,6 +214,7 @@ cdef extern from "view.h" nogil:
     ctypedef struct lk_answer:
         lk_bytes value
         uint64_t seq
+    void lk_view_ref(lk_view *v)
     void lk_view_unref(lk_view *v)
     lk_lookup lk_view_get(const lk_view *v, uint32_t tree, const uint8_t *key, size_t key_len,
                           uint64_t hash, uint64_t seq, lk_answer *out)
@@ -306,8 +307,10 @@ cdef extern from "store.h" nogil:
         bint read_only, create_if_missing, error_if_exists
         uint64_t lock_timeout_ns
         lk_settings *settings
+    ctypedef bint c_bool "bool"
     ctypedef struct lk_snapshot:
         uint64_t seq
+        lk_view *view
     ctypedef struct lk_store_counters:
         uint64_t frames, records, bytes, syncs, rotations, stalls, stall_ns, slowdowns, slowdown_ns
         uint64_t flushes, flush_records, flush_bytes, flush_ns
@@ -355,6 +358,8 @@ cdef extern from "store.h" nogil:
     bint lk_store_is_forked(const lk_store *s)
     lk_view *lk_store_read_begin(lk_store *s, unsigned *out_token)
     lk_view *lk_store_view(lk_store *s)
+    lk_status lk_store_refresh(lk_store *s, c_bool *out_moved, lk_error *err)
+    bint lk_store_is_behind(lk_store *s)
     lk_view *lk_store_view_now(lk_store *s, uint64_t *out_seq)
     lk_status lk_store_snapshot(lk_store *s, lk_snapshot **out, lk_error *err)
     void lk_store_release(lk_store *s, lk_snapshot *snapshot)

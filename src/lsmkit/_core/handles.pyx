@@ -208,6 +208,28 @@ cdef class Handle:
             raise_error(&err)
         return 0
 
+    def refresh(self):
+        """Moves a store that is only read to what its owner has committed; whether that is new."""
+        cdef lk_error err
+        cdef lk_status st
+        cdef c_bool moved
+        self.enter()
+        with nogil:
+            st = lk_store_refresh(self.s, &moved, &err)
+            lk_store_leave(self.s)
+        if st != LK_OK:
+            raise_error(&err)
+        return bool(moved)
+
+    def catch_up(self):
+        """The same, before each read: two short reads of files that are in memory, under the GIL,
+        tell when there is nothing to do."""
+        self.enter()
+        cdef bint behind = lk_store_is_behind(self.s)
+        lk_store_leave(self.s)
+        if behind:
+            self.refresh()
+
     def sync(self):
         cdef lk_error err
         cdef lk_status st
@@ -745,8 +767,26 @@ cdef class SnapshotReader(Reader):
         return self.handle.check_open()
 
     cdef object find_bytes(self, const uint8_t *key, size_t n, uint64_t seq):
+        cdef lk_view *v
         self.check_open()
-        return Reader.find_bytes(self, key, n, seq)
+        if self.held.snapshot.view == NULL:
+            return Reader.find_bytes(self, key, n, seq)
+        v = self.pin(&seq)
+        try:
+            return self.fetch_from(v, key, n, lk_hash_key(self.tree, key, n), seq)
+        finally:
+            self.unpin(v)
+
+    cdef lk_view *pin(self, uint64_t *out_seq) except NULL:
+        """Of a store that is only read: the view of the snapshot's moment, wherever the store is."""
+        self.check_open()
+        cdef lk_view *v = self.held.snapshot.view
+        if v == NULL:
+            return Reader.pin(self, out_seq)
+        self.handle.enter()
+        lk_view_ref(v)
+        out_seq[0] = self.seq
+        return v
 
     def _take(self, Reader of):
         self.handle = of.handle

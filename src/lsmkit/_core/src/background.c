@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "flush.h"
+#include "pulse.h"
 #include "store.h"
 
 #define RETRY_NS 200000000u /* pause after a failed flush */
@@ -77,6 +78,24 @@ lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, l
     return LK_OK;
 }
 
+lk_status lk_store_edit(lk_store *s, const lk_edit *edit, lk_version **out, lk_error *err)
+{
+    LK_ASSERT(lk_lock_is_held(&s->edit_lock));
+    lk_version *version = NULL, *old = lk_manifest_version(s->manifest);
+    lk_status st = lk_manifest_append(s->manifest, edit, &version, err);
+    if (st == LK_OK) {
+        if (s->pulse != NULL) (void)lk_pulse_edits(s->pulse, version->number, NULL);
+        lk_readers_hold(&s->readers, old);
+    }
+    lk_version_unref(old);
+    if (out != NULL) {
+        *out = version;
+    } else {
+        lk_version_unref(version);
+    }
+    return st;
+}
+
 lk_status lk_store_set_property(lk_store *s, const char *name, const char *value, lk_error *err)
 {
     lk_edit edit;
@@ -84,7 +103,7 @@ lk_status lk_store_set_property(lk_store *s, const char *name, const char *value
     lk_status st = lk_edit_set(&edit, name, value, err);
     if (st == LK_OK) {
         lk_lock_acquire(&s->edit_lock);
-        st = lk_manifest_append(s->manifest, &edit, NULL, err);
+        st = lk_store_edit(s, &edit, NULL, err);
         lk_lock_release(&s->edit_lock);
     }
     lk_edit_deinit(&edit);
@@ -125,7 +144,7 @@ lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err)
     lk_lock_acquire(&s->edit_lock);
     lk_status st = lk_store_snapshots(s, &snapshots, &edit->snapshots.count, &failed);
     edit->snapshots.seqs = snapshots;
-    if (st == LK_OK) st = lk_manifest_append(s->manifest, edit, &version, &failed);
+    if (st == LK_OK) st = lk_store_edit(s, edit, &version, &failed);
     bool lost = st == LK_IO;
     if (st == LK_OK) st = lk_store_install(s, version, edit->log_retired, NULL, &failed);
     lk_lock_release(&s->edit_lock);

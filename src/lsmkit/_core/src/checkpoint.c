@@ -15,6 +15,7 @@
 #include "check.h"
 #include "destroy.h"
 #include "manifest_file.h"
+#include "readers.h"
 
 #define MAKING ".making"
 #define COPY_BYTES (1u << 20)
@@ -259,17 +260,18 @@ static lk_status fresh_publish(checkpoint *c, lk_error *err)
     return st == LK_OK ? lk_env_sync_dir(c->env, parent, err) : st;
 }
 
-/* What `keep` does not name goes. What cannot be removed does no harm: the next checkpoint tries
- * again, and so does whoever opens this one to write. */
+/* What `keep` does not name goes; tables only when nobody reads an older state. What stays does no
+ * harm: the next checkpoint tries again, and so does whoever opens this one to write. */
 static void rest_remove(const checkpoint *c, const lk_version *keep, uint64_t manifest)
 {
     lk_names names = {0};
     if (lk_env_list(c->env, c->dir, &names, NULL) != LK_OK) return;
+    bool are_read = lk_readers_before(c->env, c->dir, keep->number);
     for (size_t i = 0; i < names.count; i++) {
         uint64_t number;
         char path[LK_PATH_MAX];
         lk_file_kind kind = lk_file_kind_of(names.names[i], &number);
-        bool is_old = (kind == LK_FILE_TABLE && !version_holds(keep, number)) ||
+        bool is_old = (kind == LK_FILE_TABLE && !are_read && !version_holds(keep, number)) ||
                       (kind == LK_FILE_MANIFEST && number != manifest) ||
                       kind == LK_FILE_CURRENT_NEXT;
         if (is_old && lk_path_join(c->dir, names.names[i], path, NULL) == LK_OK) {

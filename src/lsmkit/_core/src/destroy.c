@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "readers.h"
+
 lk_status lk_files_remove(lk_env *env, const char *dir, const lk_names *names, lk_file_kind kind,
                           lk_error *err)
 {
@@ -64,7 +66,7 @@ static lk_status files_remove(lk_env *env, const char *dir, const lk_names *name
 {
     /* Manifests last: each proves, also alone, that the rest of the directory is a store's. */
     static const lk_file_kind kinds[] = {LK_FILE_LOG, LK_FILE_TABLE, LK_FILE_CURRENT_NEXT,
-                                         LK_FILE_MANIFEST};
+                                         LK_FILE_PULSE, LK_FILE_MANIFEST};
     lk_status st = LK_OK;
     LK_TRY(lk_files_remove(env, dir, names, LK_FILE_CURRENT, err));
     LK_TRY(lk_env_sync_dir(env, dir, err));
@@ -95,6 +97,7 @@ lk_status lk_store_destroy(lk_env *env, const char *dir, lk_error *err)
         goto done;
     }
     LK_TRY(lk_dir_lock(env, dir, &lock, err));
+    LK_TRY(lk_readers_end(env, dir, err));
     lk_names_free(&names);
     LK_TRY(lk_env_list(env, dir, &names, err)); /* the owner may have made others meanwhile */
     LK_TRY(files_remove(env, dir, &names, err));

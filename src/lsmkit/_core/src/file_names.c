@@ -27,6 +27,8 @@ lk_file_kind lk_file_kind_of(const char *name, uint64_t *out_number)
         kind = LK_FILE_CURRENT_NEXT;
     } else if (strcmp(name, "LOCK") == 0) {
         kind = LK_FILE_LOCK;
+    } else if (strcmp(name, "PULSE") == 0) {
+        kind = LK_FILE_PULSE;
     } else if (lk_manifest_number(name, &number)) {
         kind = LK_FILE_MANIFEST;
     } else if (*name >= '0' && *name <= '9') {

@@ -16,6 +16,7 @@ typedef enum lk_file_kind {
     LK_FILE_CURRENT,
     LK_FILE_CURRENT_NEXT, /* CURRENT.tmp */
     LK_FILE_LOCK,
+    LK_FILE_PULSE,
     LK_FILE_MANIFEST,
     LK_FILE_TABLE,
     LK_FILE_LOG,

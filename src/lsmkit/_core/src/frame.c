@@ -108,6 +108,17 @@ bool lk_frame_header_parse(const uint8_t *base, uint32_t end, uint64_t nonce, ui
     return (uint32_t)w1 <= offset / 8;
 }
 
+bool lk_frame_header_is_next(const uint8_t *bytes, size_t n, uint64_t nonce, uint32_t offset,
+                             uint32_t link, uint32_t ordinal)
+{
+    if (n < LK_FRAME_HEADER_BYTES) return false;
+    uint64_t w0 = lk_load64(bytes), w1 = lk_load64(bytes + 8);
+    uint32_t body = lk_load32(bytes + 16);
+    return (uint32_t)(w0 >> 32) == ordinal && (uint32_t)(w1 >> 32) == link &&
+           lk_load32(bytes + 20) ==
+               lk_frame_header_hash(lk_frame_seed(nonce, offset), w0, w1, body);
+}
+
 /* Whether a whole record begins at p, with `left` bytes before the end of the body. */
 static bool record_fits(const uint8_t *p, uint32_t left, uint32_t *out_bytes)
 {

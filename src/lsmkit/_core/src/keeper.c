@@ -63,6 +63,15 @@ static lk_segment *take_recyclable(lk_store *s)
     return found;
 }
 
+/* A reader that is opening the store, or moving on, may have one of them before its eyes. */
+static bool logs_may_go(lk_store *s)
+{
+    lk_lock_acquire(&s->view_lock);
+    bool any = s->retired_count > 0;
+    lk_lock_release(&s->view_lock);
+    return any && !lk_readers_arrive(&s->readers);
+}
+
 /* Of what is retired `keep` segments wait for their next use; the rest is given back. What waits keeps
  * its blocks and its index, and gives its pages back to the kernel. */
 static void retired_trim(lk_store *s, uint32_t keep)
@@ -130,8 +139,8 @@ static void spare_prepare(lk_store *s)
     lk_lock_release(&s->write_lock);
     if (!wanted) return;
     plan.expected = expected_records(s);
-    lk_segment *spare;
-    lk_status st = lk_segment_prepare(&plan, take_recyclable(s), &spare, &err);
+    lk_segment *spare, *recycled = logs_may_go(s) ? take_recyclable(s) : NULL;
+    lk_status st = lk_segment_prepare(&plan, recycled, &spare, &err);
     if (st == LK_OK) st = lk_env_sync_dir(s->env, s->dir, &err);
     lk_lock_acquire(&s->write_lock);
     bool stale = st == LK_OK && spare->generation < s->newest_generation;
@@ -241,9 +250,10 @@ void *lk_store_keep(void *arg)
         if (stopping) break;
         limbo_drain(s);
         if (s->spare_wanted) spare_prepare(s);
+        lk_readers_sweep(&s->readers);
         if (!idle) {
-            retired_trim(s, RETIRED_KEPT);
-        } else if (!rested && lk_store_is_quiet(s)) {
+            if (logs_may_go(s)) retired_trim(s, RETIRED_KEPT);
+        } else if (!rested && lk_store_is_quiet(s) && !lk_readers_arrive(&s->readers)) {
             rest(s);
             rested = true;
         }

@@ -45,14 +45,20 @@ struct lk_manifest {
     bool has_failed;
     lk_error failure;
     lk_json_writer line;
-    lk_properties properties;
     /* guarded by `lock` */
     lk_lock lock;
+    lk_properties properties;        /* of an owner: under the caller's edit lock */
+    struct old_properties *replaced; /* by following; somebody may look at their texts */
     lk_version *version;
     lk_manifest_state state; /* next_file in it is not kept up */
     /* atomic; relaxed: numbers only have to differ */
     _Atomic uint64_t next_file;
 };
+
+typedef struct old_properties {
+    struct old_properties *next;
+    lk_properties properties;
+} old_properties;
 
 /* ---- state ---- */
 
@@ -82,6 +88,7 @@ typedef struct replay {
     lk_version_build *build;
     lk_properties *properties;
     lk_manifest_state state;
+    bool sets_properties;
     bool is_complete;    /* the base is */
     uint64_t base_bytes; /* its lines */
     uint8_t *text;       /* the line that is being read: reading changes it */
@@ -93,13 +100,15 @@ static lk_status blame_line(const lk_manifest_scan *s, lk_status st, lk_error *e
 {
     if (st != LK_CORRUPT || err == NULL) return st;
     lk_error was = *err;
-    return lk_fail_corrupt(err, s->path, s->line_start, was.expected, was.found, "%s", was.message);
+    return lk_fail_corrupt(err, s->path, s->from + s->line_start, was.expected, was.found, "%s",
+                           was.message);
 }
 
 static lk_status misplaced(const replay *r, const char *what, uint64_t expected, uint64_t found,
                            lk_error *err)
 {
-    return lk_fail_corrupt(err, r->scan->path, r->scan->line_start, expected, found, "%s", what);
+    return lk_fail_corrupt(err, r->scan->path, r->scan->from + r->scan->line_start, expected, found,
+                           "%s", what);
 }
 
 static lk_status replay_base(replay *r, const lk_manifest_line *line, lk_error *err)
@@ -155,6 +164,7 @@ static lk_status replay_edit(replay *r, const lk_manifest_line *line, lk_error *
     }
     LK_TRY(lk_version_build_edit(r->build, &line->edit, err));
     LK_TRY(lk_properties_apply(r->properties, &line->edit, err));
+    r->sets_properties = r->sets_properties || line->edit.property_count > 0;
     r->state.number++;
     r->state.next_file = larger(r->state.next_file, line->state.next_file);
     state_apply(&r->state, &line->edit);
@@ -196,29 +206,36 @@ done:
     return st;
 }
 
-/* The version, properties and state that the scanned file says. */
-static lk_status replay_all(lk_manifest *m, lk_manifest_scan *s, lk_error *err)
+static lk_status replay_scan(replay *r, lk_version **out, lk_error *err)
 {
     lk_status st = LK_OK;
     uint8_t *json = NULL;
     size_t len;
-    replay r = {.scan = s, .file_number = m->file_number, .properties = &m->properties};
-    LK_TRY(lk_version_build_new(NULL, m->env, m->dir, m->cache, &r.build, err));
+    lk_manifest_scan *s = r->scan;
     do {
         LK_TRY(lk_manifest_scan_next(s, &json, &len, err));
-        if (json != NULL) LK_TRY(replay_line(&r, json, len, err));
+        if (json != NULL) LK_TRY(replay_line(r, json, len, err));
     } while (json != NULL);
-    if (!r.is_complete) {
-        st = lk_fail_corrupt(err, s->path, s->pos, 0, 0,
+    if (!r->is_complete) {
+        st = lk_fail_corrupt(err, s->path, s->from + s->pos, 0, 0,
                              "the manifest ends before the state that it begins with does");
         goto done;
     }
-    st = lk_version_build_finish(r.build, r.state.number, &m->version, err);
+    st = lk_version_build_finish(r->build, r->state.number, out, err);
+done:
+    lk_version_build_free(r->build);
+    free(r->text);
+    return st;
+}
+
+/* The version, properties and state that the scanned file says. */
+static lk_status replay_all(lk_manifest *m, lk_manifest_scan *s, lk_error *err)
+{
+    replay r = {.scan = s, .file_number = m->file_number, .properties = &m->properties};
+    lk_status st = lk_version_build_new(NULL, m->env, m->dir, m->cache, &r.build, err);
+    if (st == LK_OK) st = replay_scan(&r, &m->version, err);
     m->state = r.state;
     m->base_bytes = r.base_bytes;
-done:
-    lk_version_build_free(r.build);
-    free(r.text);
     return st;
 }
 
@@ -256,6 +273,12 @@ void lk_manifest_close(lk_manifest *m)
     free(m->last_line);
     lk_json_writer_deinit(&m->line);
     lk_properties_free(&m->properties);
+    while (m->replaced != NULL) {
+        old_properties *old = m->replaced;
+        m->replaced = old->next;
+        lk_properties_free(&old->properties);
+        free(old);
+    }
     lk_lock_deinit(&m->lock);
     free(m->dir);
     free(m);
@@ -308,19 +331,19 @@ done:
 
 /* Opens the file that CURRENT names. A reader beside a live owner may find it rotated away between
  * the two steps, and then looks at CURRENT again. */
-static lk_status open_file(lk_manifest *m, lk_error *err)
+static lk_status open_file(lk_manifest *m, uint64_t *number, lk_file **out, lk_error *err)
 {
     lk_status st = LK_OK;
     char name[LK_MANIFEST_NAME_BYTES], path[LK_MANIFEST_PATH_BYTES];
     for (int try = 0;; try++) {
-        uint64_t before = m->file_number;
-        LK_TRY(lk_manifest_read_current(m->env, m->dir, &m->file_number, err));
-        lk_manifest_name(m->file_number, name);
+        uint64_t before = *number;
+        LK_TRY(lk_manifest_read_current(m->env, m->dir, number, err));
+        lk_manifest_name(*number, name);
         LK_TRY(lk_manifest_path(m->dir, name, path, err));
-        st = lk_env_open(m->env, path, m->options.read_only ? LK_OPEN_READ : LK_OPEN_WRITE,
-                         &m->file, err);
+        st = lk_env_open(m->env, path, m->options.read_only ? LK_OPEN_READ : LK_OPEN_WRITE, out,
+                         err);
         if (st != LK_NOT_FOUND) goto done;
-        if (!m->options.read_only || before == m->file_number || try == OPEN_TRIES) {
+        if (!m->options.read_only || before == *number || try == OPEN_TRIES) {
             st = lk_fail_corrupt(err, path, 0, 0, 0, "CURRENT names %s, which is not there", name);
             goto done;
         }
@@ -414,7 +437,7 @@ lk_status lk_manifest_open(lk_env *env, const char *dir, const lk_manifest_optio
     lk_manifest_scan s = {.data = NULL};
     *out = NULL;
     LK_TRY(manifest_new(env, dir, options, cache, &m, err));
-    LK_TRY(open_file(m, err));
+    LK_TRY(open_file(m, &m->file_number, &m->file, err));
     LK_TRY(lk_manifest_scan_load(&s, m->file, m->file_number, err));
     LK_TRY(replay_all(m, &s, err));
     m->chain = s.chain;
@@ -422,7 +445,9 @@ lk_status lk_manifest_open(lk_env *env, const char *dir, const lk_manifest_optio
     atomic_store_explicit(&m->next_file, larger(m->state.next_file, m->file_number + 1),
                           memory_order_relaxed);
     m->size = s.pos;
-    if (!m->options.read_only) {
+    if (m->options.read_only) {
+        m->size += s.lacks_newline; /* its owner is just writing it */
+    } else {
         LK_TRY(end_adopt(m, &s, err));
         LK_TRY(leftovers_find(m, false, err));
         if (!m->options.settle_later) LK_TRY(lk_manifest_settle(m, err));
@@ -432,6 +457,83 @@ lk_status lk_manifest_open(lk_env *env, const char *dir, const lk_manifest_optio
 done:
     lk_manifest_scan_free(&s);
     lk_manifest_close(m);
+    return st;
+}
+
+/* ---- following ---- */
+
+/* What was replayed takes the place of what holds. Takes over `version` and, when they were set,
+ * `properties`, whose place `old` is for. */
+static void follow_publish(lk_manifest *m, lk_version *version, replay *r, old_properties *old)
+{
+    lk_lock_acquire(&m->lock);
+    lk_version *before = m->version;
+    m->version = version;
+    m->state = r->state;
+    if (old != NULL) {
+        old->properties = m->properties;
+        old->next = m->replaced;
+        m->replaced = old;
+        m->properties = *r->properties;
+        *r->properties = (lk_properties){NULL, 0};
+    }
+    lk_lock_release(&m->lock);
+    lk_version_unref(before);
+}
+
+lk_status lk_manifest_follow(lk_manifest *m, bool *out_properties, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_manifest_scan s = {.data = NULL};
+    lk_properties properties = {NULL, 0};
+    lk_version *version = NULL;
+    old_properties *old = NULL;
+    lk_file *file = NULL;
+    uint64_t number;
+    replay r = {.scan = &s, .properties = &properties};
+    LK_ASSERT(m->options.read_only);
+    *out_properties = false;
+    LK_TRY(lk_manifest_read_current(m->env, m->dir, &number, err));
+    if (number == m->file_number) {
+        LK_TRY(lk_manifest_scan_load_from(&s, m->file, m->size, m->chain, err));
+        if (s.size == 0) goto done;
+        LK_TRY(lk_properties_copy(&m->properties, &properties, err));
+        LK_TRY(lk_version_build_new(m->version, m->env, m->dir, m->cache, &r.build, err));
+        r.state = m->state;
+        r.is_complete = true;
+    } else {
+        number = 0;
+        LK_TRY(open_file(m, &number, &file, err));
+        LK_TRY(lk_manifest_scan_load(&s, file, number, err));
+        LK_TRY(lk_version_build_new(NULL, m->env, m->dir, m->cache, &r.build, err));
+        lk_version_build_share(r.build, m->version);
+        r.sets_properties = true; /* perhaps; by an edit that the old file had at its end */
+    }
+    r.file_number = number;
+    LK_TRY(replay_scan(&r, &version, err));
+    if (r.sets_properties) {
+        old = malloc(sizeof *old);
+        if (old == NULL) {
+            st = lk_fail_nomem(err, sizeof *old);
+            goto done;
+        }
+    }
+    *out_properties = r.sets_properties;
+    follow_publish(m, version, &r, old);
+    version = NULL;
+    m->size = s.from + s.pos + s.lacks_newline;
+    m->chain = s.chain;
+    if (file != NULL) {
+        lk_file_close(m->file);
+        m->file = file;
+        m->file_number = number;
+        file = NULL;
+    }
+done:
+    lk_version_unref(version);
+    lk_properties_free(&properties);
+    lk_manifest_scan_free(&s);
+    lk_file_close(file);
     return st;
 }
 
@@ -597,8 +699,12 @@ void lk_manifest_durable(const lk_manifest *m, uint64_t *out_generation, uint64_
 const char *lk_manifest_property(const lk_manifest *m, const char *name)
 {
     bool found;
+    lk_lock *lock = (lk_lock *)(uintptr_t)&m->lock;
+    lk_lock_acquire(lock);
     size_t i = lk_properties_find(&m->properties, name, &found);
-    return found ? m->properties.items[i].value : NULL;
+    const char *value = found ? m->properties.items[i].value : NULL;
+    lk_lock_release(lock);
+    return value;
 }
 
 size_t lk_manifest_property_count(const lk_manifest *m) { return m->properties.count; }
@@ -634,7 +740,7 @@ lk_status lk_manifest_dump(lk_env *env, const char *dir,
     uint8_t *json;
     size_t len;
     LK_TRY(manifest_new(env, dir, &options, NULL, &m, err));
-    LK_TRY(open_file(m, err));
+    LK_TRY(open_file(m, &m->file_number, &m->file, err));
     LK_TRY(lk_manifest_scan_load(&s, m->file, m->file_number, err));
     for (;;) {
         LK_TRY(lk_manifest_scan_next(&s, &json, &len, err));

@@ -9,8 +9,8 @@
  *
  * Owns      the manifest's file, the current lk_version, the properties, the file number counter.
  * Threads   lk_manifest_append: one at a time (the caller holds the store's edit lock), and so the
- *           property functions, whose texts are good until the next append that sets properties.
- *           Everything else: any.
+ *           property functions, whose texts are good until the next append that sets properties; of
+ *           a manifest that is followed, until it is closed. Everything else: any.
  * Errors    a failed append or sync leaves the manifest failed: every later append returns the
  *           first error, and reopening finds the state before that edit or the one after it.
  *           LK_CORRUPT names file, offset and what was found.
@@ -56,6 +56,10 @@ lk_status lk_manifest_open(lk_env *env, const char *dir, const lk_manifest_optio
  * does it itself, first. Does nothing when it was done. */
 lk_status lk_manifest_settle(lk_manifest *m, lk_error *err);
 void lk_manifest_close(lk_manifest *m); /* NULL is accepted */
+/* Of one opened read_only: reads what its owner has added since, also where a new file has taken
+ * over. Tables that were there before stay the same objects. After an error it is as it was.
+ * *out_properties tells whether a property was set or removed. One at a time. */
+lk_status lk_manifest_follow(lk_manifest *m, bool *out_properties, lk_error *err);
 
 /* Writes and syncs the edit, then makes its version the current one. On success, and only then,
  * *out (`out` may be NULL) is the new version with a reference, and tables that it lacks are declared

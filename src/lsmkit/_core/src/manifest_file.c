@@ -178,14 +178,22 @@ void lk_manifest_scan_free(lk_manifest_scan *s)
 
 lk_status lk_manifest_scan_load(lk_manifest_scan *s, lk_file *file, uint64_t number, lk_error *err)
 {
+    return lk_manifest_scan_load_from(s, file, 0, number, err);
+}
+
+lk_status lk_manifest_scan_load_from(lk_manifest_scan *s, lk_file *file, uint64_t from,
+                                     uint64_t chain, lk_error *err)
+{
     lk_status st = LK_OK;
-    uint64_t bytes;
+    uint64_t end;
     (void)snprintf(s->path, sizeof s->path, "%s", lk_file_path(file));
-    s->chain = number;
-    LK_TRY(lk_file_size(file, &bytes, err));
+    s->chain = chain;
+    s->from = from;
+    LK_TRY(lk_file_size(file, &end, err));
+    uint64_t bytes = end < from ? 0 : end - from;
     s->data = bytes >= SIZE_MAX ? NULL : malloc((size_t)bytes + 1);
     if (s->data == NULL) return lk_fail_nomem(err, bytes);
-    LK_TRY(lk_file_read(file, 0, s->data, (size_t)bytes, &s->size, err));
+    LK_TRY(lk_file_read(file, from, s->data, (size_t)bytes, &s->size, err));
 done:
     return st;
 }
@@ -249,7 +257,7 @@ lk_status lk_manifest_scan_next(lk_manifest_scan *s, uint8_t **out_json, size_t 
         s->is_torn = true;
         return LK_OK;
     }
-    return lk_fail_corrupt(err, s->path, start, expected, found,
+    return lk_fail_corrupt(err, s->path, s->from + start, expected, found,
                            "a manifest line has the checksum %016" PRIx64 ", not %016" PRIx64,
                            found, expected);
 }

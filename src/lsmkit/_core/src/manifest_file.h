@@ -59,6 +59,7 @@ typedef struct lk_manifest_scan {
     uint8_t *data; /* with one byte more than `size` */
     size_t size;
     char path[LK_MANIFEST_PATH_BYTES];
+    uint64_t from; /* where in the file `data` begins */
     size_t pos;
     uint64_t chain;
     size_t line_start;  /* of the last whole line */
@@ -68,6 +69,9 @@ typedef struct lk_manifest_scan {
 
 /* Reads all of manifest `number` into memory. */
 lk_status lk_manifest_scan_load(lk_manifest_scan *s, lk_file *file, uint64_t number, lk_error *err);
+/* The same from the line that begins at `from` on, behind one with the checksum `chain`. */
+lk_status lk_manifest_scan_load_from(lk_manifest_scan *s, lk_file *file, uint64_t from,
+                                     uint64_t chain, lk_error *err);
 void lk_manifest_scan_free(lk_manifest_scan *s);
 /* The next whole line's JSON; *out_json is NULL at the end and before a torn line. */
 lk_status lk_manifest_scan_next(lk_manifest_scan *s, uint8_t **out_json, size_t *out_len,

@@ -25,6 +25,7 @@ typedef struct log_file {
     lk_segment_header header;
     bool same_boot;
     bool exact;        /* the mark tells where the last process stopped */
+    bool is_followed;  /* read on while its owner writes it */
     uint32_t durable;  /* D of this file */
     uint32_t readable; /* bytes in memory that may hold frames */
     uint32_t *tags;  /* of the records of the frame in hand; address space, touched as it is used */
@@ -37,6 +38,7 @@ typedef struct recovery {
     const char *dir;
     bool may_map, read_only;
     uint32_t late_min; /* see lk_recover_late */
+    bool follows;      /* files are read piece by piece, later */
     uint64_t boot;
     uint64_t lost_bytes;
     log_file *files; /* in order of generation; those that are part of the log */
@@ -107,6 +109,7 @@ static lk_status segment_load(const recovery *r, log_file *f, uint64_t bytes, lk
 {
     lk_segment *s = f->segment;
     s->memory_bytes = (size_t)lk_align_up(bytes, LK_PAGE_BYTES);
+    if (r->follows) return lk_env_map_anonymous(r->env, s->memory_bytes, &s->base, err);
     if (r->may_map && !r->read_only && f->same_boot && bytes == s->memory_bytes) {
         s->mapped = true;
         lk_status mapped = lk_file_map(s->file, s->memory_bytes, false, &s->base, err);
@@ -244,10 +247,11 @@ static void frame_adopt(log_file *f, const lk_frame *frame)
 static lk_status frame_index(log_file *f, const lk_frame *frame, lk_error *err)
 {
     lk_segment *s = f->segment;
+    /* Before anything is linked: a frame is in the index as a whole, or not at all. */
+    lk_status st = lk_index_reserve(&s->index, frame->records + WAITING, err);
+    if (st != LK_OK) return st;
     for (uint32_t i = 0; i < frame->records; i++) {
         uint32_t ordinal = s->count + i;
-        lk_status st = lk_index_reserve(&s->index, WAITING, err);
-        if (st != LK_OK) return st;
         if (ordinal - f->linked == WAITING) link_next(f);
         f->waiting[ordinal % WAITING] = f->tags[i];
         lk_index_prefetch(&s->index, f->tags[i]);
@@ -271,10 +275,10 @@ static bool chain_next(const log_file *f, lk_frame *out)
     return false;
 }
 
-static void publish(lk_segment *s)
+/* Records of the usual size; smaller ones make the index grow. */
+static lk_status index_prepare(lk_segment *s, uint32_t bytes, lk_error *err)
 {
-    atomic_store_explicit(&s->indexed, s->count, memory_order_relaxed);
-    atomic_store_explicit(&s->published, s->count, memory_order_release);
+    return lk_index_init(&s->index, s->env, bytes / 128, bytes / LK_RECORD_HEADER_BYTES, err);
 }
 
 static lk_status chain_walk(log_file *f, lk_error *err)
@@ -285,15 +289,14 @@ static lk_status chain_walk(log_file *f, lk_error *err)
     lk_status st = lk_env_map_anonymous(s->env, tags_bytes(f), &tags, err);
     if (st != LK_OK) return st;
     f->tags = (uint32_t *)(void *)tags;
-    /* Records of the usual size; smaller ones make the index grow. */
-    LK_TRY(lk_index_init(&s->index, s->env, f->readable / 128, f->readable / LK_RECORD_HEADER_BYTES,
-                         err));
-    while (chain_next(f, &frame)) {
-        LK_TRY(frame_index(f, &frame, err));
-        frame_adopt(f, &frame);
+    if (!f->is_followed) LK_TRY(index_prepare(s, f->readable, err));
+    while (st == LK_OK && chain_next(f, &frame)) {
+        st = frame_index(f, &frame, err);
+        if (st == LK_OK) frame_adopt(f, &frame);
     }
     while (f->linked < s->count) link_next(f);
-    publish(s);
+    /* What is followed is shown by the reader, with all else that is new. */
+    if (st == LK_OK && !f->is_followed) lk_segment_show(s);
 done:
     lk_env_unmap(s->env, tags, tags_bytes(f));
     f->tags = NULL;
@@ -332,7 +335,7 @@ static lk_status end_adopt(const recovery *r, log_file *f, bool *out_done, lk_er
     uint32_t piece = (uint32_t)lk_align_up(r->late_min / 16, 8);
     lk_status st = lk_proof_new(s, f->header.link, piece, err);
     if (st != LK_OK) return st;
-    publish(s);
+    lk_segment_show(s);
     *out_done = true;
     return LK_OK;
 }
@@ -558,4 +561,150 @@ void lk_recovery_deinit(lk_recovery *r)
     free(r->segments);
     free(r->unused);
     memset(r, 0, sizeof *r);
+}
+
+/* ---- following ---- */
+
+#define FOLLOW_BYTES (64u << 10) /* read at once, at first */
+#define FOLLOW_BYTES_MAX (4u << 20)
+#define FOLLOW_TRIES 1000 /* for a body whose bytes are still on their way behind its header */
+
+lk_status lk_log_list(lk_env *env, const char *dir, uint64_t after, uint64_t **out,
+                      size_t *out_count, lk_error *err)
+{
+    recovery r = {.env = env, .dir = dir, .read_only = true};
+    lk_recovery found = {.count = 0};
+    *out = NULL;
+    *out_count = 0;
+    lk_status st = list_files(&r, after, &found, err);
+    lk_recovery_deinit(&found);
+    free(r.files);
+    if (st == LK_OK) {
+        *out = r.generations;
+        *out_count = r.generation_count;
+    } else {
+        free(r.generations);
+    }
+    return st;
+}
+
+lk_status lk_log_follow_open(lk_env *env, const char *dir, uint64_t generation,
+                             const lk_segment *previous, lk_segment **out, lk_error *err)
+{
+    log_file f = {.segment = NULL};
+    recovery r = {.env = env, .dir = dir, .read_only = true, .follows = true, .files = &f};
+    r.boot = lk_boot_number(env);
+    *out = NULL;
+    lk_status st = file_open(&r, generation, err);
+    if (st != LK_OK || r.count == 0) return st;
+    if (previous != NULL &&
+        (f.header.previous_end != previous->position || f.header.previous_link != previous->link ||
+         f.header.base_seq != previous->base_seq + previous->count)) {
+        st = lk_fail_corrupt(err, lk_file_path(f.segment->file), 44, previous->position,
+                             f.header.previous_end, "%s: does not continue the segment before",
+                             lk_file_path(f.segment->file));
+        lk_segment_unref(f.segment);
+        return st;
+    }
+    st = index_prepare(f.segment, f.segment->capacity, err);
+    if (st != LK_OK) {
+        lk_segment_unref(f.segment);
+        return st;
+    }
+    *out = f.segment;
+    return LK_OK;
+}
+
+/* Whether the file still is the segment: its first bytes are cleared before it is used again. */
+static lk_status follow_check(const lk_segment *s, lk_error *err)
+{
+    uint8_t bytes[LK_SEGMENT_HEADER_BYTES];
+    const char *path = lk_file_path(s->file);
+    lk_status st = lk_file_read_exact(s->file, 0, bytes, sizeof bytes, err);
+    if (st != LK_OK) return st;
+    if (lk_load64(bytes + 16) == s->nonce && !lk_segment_header_is_blank(bytes)) return LK_OK;
+    return lk_fail_corrupt(err, path, 16, s->nonce, lk_load64(bytes + 16),
+                           "%s: was used again for another segment", path);
+}
+
+/* The header of the frame that continues the chain, if it is in memory below `end`; how far its bytes
+ * reach, 0: there is none. */
+static uint64_t follow_reach(const lk_segment *s, uint32_t end)
+{
+    uint32_t places[2] = {s->position, (uint32_t)lk_align_up(s->position, LK_PAGE_BYTES)};
+    for (int i = 0; i < 2; i++) {
+        lk_frame frame;
+        if (places[i] + LK_FRAME_HEADER_BYTES > end ||
+            !lk_frame_header_parse(s->base, s->capacity, s->nonce, places[i], &frame) ||
+            frame.link != s->link || frame.ordinal != s->count) {
+            continue;
+        }
+        return places[i] + lk_frame_bytes(frame.length);
+    }
+    return 0;
+}
+
+/* Reads from `position` on, so much that the next frame's header would be in it, and its body when it
+ * is `reach` long. Nobody looks at these bytes before their records are published. */
+static lk_status follow_read(const lk_segment *s, uint64_t bytes, uint64_t reach, uint32_t *out_end,
+                             lk_error *err)
+{
+    size_t got;
+    uint64_t end = lk_align_up(s->position, LK_PAGE_BYTES) + LK_PAGE_BYTES;
+    if (end < s->position + bytes) end = s->position + bytes;
+    if (end < reach) end = reach;
+    if (end > s->capacity) end = s->capacity;
+    lk_status st = lk_file_read(s->file, s->position, s->base + s->position,
+                                (size_t)(end - s->position), &got, err);
+    *out_end = s->position + (uint32_t)got;
+    return st;
+}
+
+static lk_status follow_walk(lk_segment *s, uint32_t end, lk_error *err)
+{
+    log_file f = {.segment = s, .readable = end, .linked = s->count, .is_followed = true};
+    return chain_walk(&f, err);
+}
+
+lk_status lk_log_follow(lk_segment *s, lk_error *err)
+{
+    lk_status st = LK_OK;
+    uint64_t bytes = 0, reach = 0;
+    uint32_t end;
+    for (int tries = 0; tries < FOLLOW_TRIES;) {
+        uint32_t before = s->count;
+        LK_TRY(follow_read(s, bytes, reach, &end, err));
+        reach = follow_reach(s, end);
+        if (reach == 0) break;
+        if (reach <= end) LK_TRY(follow_walk(s, end, err));
+        if (s->count != before) {
+            reach = follow_reach(s, end);
+            if (reach == 0 &&
+                lk_align_up(s->position, LK_PAGE_BYTES) + LK_FRAME_HEADER_BYTES <= end)
+                break; /* what comes next would have been seen */
+            bytes = bytes == 0 ? FOLLOW_BYTES : bytes * 4;
+            if (bytes > FOLLOW_BYTES_MAX) bytes = FOLLOW_BYTES_MAX;
+        } else if (reach <= end) {
+            tries++; /* the header is there, and the body not yet */
+        }
+    }
+    if (reach != 0) {
+        log_file f = {.segment = s, .durable = (uint32_t)reach};
+        return damaged(&f, "in a frame that its writer has completed", err);
+    }
+    LK_TRY(follow_check(s, err));
+done:
+    return st;
+}
+
+bool lk_log_has_more(const lk_segment *s)
+{
+    uint8_t bytes[LK_PAGE_BYTES + LK_FRAME_HEADER_BYTES];
+    uint32_t page = (uint32_t)lk_align_up(s->position, LK_PAGE_BYTES);
+    size_t got, want = page - s->position + LK_FRAME_HEADER_BYTES;
+    if (lk_file_read(s->file, s->position, bytes, want, &got, NULL) != LK_OK) return true;
+    return lk_frame_header_is_next(bytes, got, s->nonce, s->position, s->link, s->count) ||
+           (page != s->position && got > page - s->position &&
+            lk_frame_header_is_next(bytes + (page - s->position), got - (page - s->position),
+                                    s->nonce, page, s->link, s->count));
 }

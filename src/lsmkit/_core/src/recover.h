@@ -9,6 +9,9 @@
  *   E >= D, valid frames behind, other boot   unsynced pages went in any order: cut, later segments
  *                                             dropped, the bytes lost are counted
  *   E >= D, valid frames behind, same boot    damage: killing a process makes no holes
+ *
+ * A reader beside a living owner goes on from there: it reads what is behind the end again and again,
+ * and takes in the frames that have become whole.
  */
 #ifndef LK_RECOVER_H
 #define LK_RECOVER_H
@@ -40,6 +43,22 @@ lk_status lk_recover_late(lk_env *env, const char *dir, lk_manifest *manifest, b
 /* Removes the files that are no part of the log. */
 lk_status lk_recovery_remove(lk_env *env, const char *dir, const lk_recovery *r, lk_error *err);
 void lk_recovery_deinit(lk_recovery *r);
+
+/* ---- following a log that another process writes ---- */
+
+/* A file that may be the next one of the log, with nothing of it read yet; *out is NULL when it was
+ * not used so far, LK_NOT_FOUND: it is not there. `previous` (may be NULL) is the segment before, read
+ * to its end: LK_CORRUPT when the file does not continue it. */
+lk_status lk_log_follow_open(lk_env *env, const char *dir, uint64_t generation,
+                             const lk_segment *previous, lk_segment **out, lk_error *err);
+/* Reads on behind `position`; `count` goes up, `published` does not. A file that was recycled
+ * meanwhile is LK_CORRUPT: then its records are in tables. */
+lk_status lk_log_follow(lk_segment *s, lk_error *err);
+/* Whether a frame stands behind `position`; true also where that cannot be read. */
+bool lk_log_has_more(const lk_segment *s);
+/* Numbers of the log files behind `after`, ascending; `out` is malloc'ed. */
+lk_status lk_log_list(lk_env *env, const char *dir, uint64_t after, uint64_t **out,
+                      size_t *out_count, lk_error *err);
 
 /* Text of a log file: header, frames and records, each line to `print`. */
 lk_status lk_log_dump(lk_env *env, const char *path, bool records,

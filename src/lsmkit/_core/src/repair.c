@@ -669,6 +669,7 @@ static lk_status begin(repair *r, lk_lock_file **out_lock, lk_error *err)
         goto done;
     }
     LK_TRY(lk_dir_lock(r->env, r->dir, out_lock, err));
+    LK_TRY(lk_readers_end(r->env, r->dir, err));
     lk_names_free(&r->names);
     LK_TRY(lk_env_list(r->env, r->dir, &r->names, err));
     for (size_t i = 0; i < r->names.count; i++) {

@@ -242,6 +242,9 @@ lk_frame_state lk_frame_parse(const uint8_t *base, uint32_t end, uint64_t nonce,
  * both arrays have room for (end - offset) / LK_RECORD_HEADER_BYTES. */
 lk_frame_state lk_frame_read(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
                              uint32_t *tags, lk_entry *entries, lk_frame *out);
+/* Whether these bytes are the header of a frame at `offset` that continues a chain. */
+bool lk_frame_header_is_next(const uint8_t *bytes, size_t n, uint64_t nonce, uint32_t offset,
+                             uint32_t link, uint32_t ordinal);
 /* The header alone: cheap, for scanning. */
 bool lk_frame_header_parse(const uint8_t *base, uint32_t end, uint64_t nonce, uint32_t offset,
                            lk_frame *out);
@@ -249,6 +252,13 @@ bool lk_frame_header_parse(const uint8_t *base, uint32_t end, uint64_t nonce, ui
 /* Proves the checksums of the first `records` records again; `out_bytes` (may be NULL) counts. */
 lk_status lk_segment_verify(const lk_segment *s, uint32_t records, uint64_t *out_bytes,
                             lk_error *err);
+
+/* Publishes what was read back. */
+static inline void lk_segment_show(lk_segment *s)
+{
+    atomic_store_explicit(&s->indexed, s->count, memory_order_release);
+    atomic_store_explicit(&s->published, s->count, memory_order_release);
+}
 
 /* How many ordinals a reader at `seq` may see. */
 static inline uint32_t lk_segment_visible(const lk_segment *s, uint64_t seq)

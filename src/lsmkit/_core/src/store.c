@@ -14,6 +14,7 @@
 #include "check.h"
 #include "file_names.h"
 #include "manifest_json.h"
+#include "pulse.h"
 #include "recover.h"
 
 /* ---- fork ---- */
@@ -122,12 +123,13 @@ lk_status lk_store_snapshot(lk_store *s, lk_snapshot **out, lk_error *err)
      * before, so that all of them are older than what this one sees. */
     lk_lock_acquire(&s->snapshot_lock);
     lk_view *v = lk_store_view_now(s, &snapshot->seq);
+    snapshot->view = s->options.read_only ? v : NULL;
     snapshot->previous = s->snapshots.previous;
     snapshot->next = &s->snapshots;
     snapshot->previous->next = snapshot;
     s->snapshots.previous = snapshot;
     lk_lock_release(&s->snapshot_lock);
-    lk_view_unref(v);
+    if (snapshot->view == NULL) lk_view_unref(v);
     *out = snapshot;
     return LK_OK;
 }
@@ -139,6 +141,7 @@ void lk_store_release(lk_store *s, lk_snapshot *snapshot)
     snapshot->next->previous = snapshot->previous;
     snapshot->previous->next = snapshot->next;
     lk_lock_release(&s->snapshot_lock);
+    lk_view_unref(snapshot->view);
     free(snapshot);
 }
 
@@ -244,8 +247,9 @@ static lk_status empty_check(lk_store *s, lk_error *err)
     return st;
 }
 
-/* Beside a living owner: what is open can be read also after the owner has deleted it. */
-static lk_status tables_hold(const lk_version *v, lk_error *err)
+/* Beside an owner who does not know of this reader: what is open can be read also after the owner has
+ * deleted it. */
+lk_status lk_store_tables_hold(const lk_version *v, lk_error *err)
 {
     for (uint32_t t = 0; t < v->tree_count; t++) {
         const lk_tree_version *tree = v->trees[t];
@@ -294,11 +298,13 @@ lk_status lk_store_settle(lk_store *s, lk_error *err)
     return st;
 }
 
-/* Tables that no edit names were being written when the process died. */
-static lk_status orphans_find(lk_store *s, const lk_version *version, lk_error *err)
+/* Tables that no edit names were being written when the process died, or readers had them when the
+ * last owner went, and may still have them. */
+static lk_status orphans_find(lk_store *s, lk_version *version, lk_error *err)
 {
     lk_status st = LK_OK;
     lk_names names = {0};
+    bool are_read = lk_readers_begin(&s->readers, version);
     LK_TRY(lk_env_list(s->env, s->dir, &names, err));
     for (size_t i = 0; i < names.count; i++) {
         const char *name = names.names[i];
@@ -310,7 +316,11 @@ static lk_status orphans_find(lk_store *s, const lk_version *version, lk_error *
         if (strcmp(strrchr(path, '/') + 1, name) != 0) continue;
         lk_manifest_saw_file(s->manifest, file);
         if (version_holds(version, file)) continue;
-        LK_TRY(leftover_add(s, path, err));
+        if (are_read) {
+            LK_TRY(lk_readers_leave(&s->readers, file, err));
+        } else {
+            LK_TRY(leftover_add(s, path, err));
+        }
     }
 done:
     lk_names_free(&names);
@@ -323,7 +333,7 @@ static lk_status log_recover(lk_store *s, lk_version *version, bool *out_dropped
     lk_recovery r;
     lk_segment **newest_first = NULL;
     LK_TRY(lk_recover_late(s->env, s->dir, s->manifest, s->mapped, s->options.read_only,
-                           s->options.late_min, &r, err));
+                           s->options.read_only ? 0 : s->options.late_min, &r, err));
     *out_dropped = r.dropped;
     for (size_t i = 0; i < r.unused_count && !s->options.read_only; i++) {
         char path[LK_PATH_MAX];
@@ -440,7 +450,9 @@ static lk_status identity_settle(lk_store *s, lk_error *err)
     lk_hex16_write(random[1], id + 16);
     LK_TRY(lk_edit_set(&edit, LK_PROPERTY_STORE_ID, id, err));
     LK_TRY(lk_edit_set(&edit, LK_PROPERTY_CHECKPOINT, NULL, err));
-    LK_TRY(lk_manifest_append(s->manifest, &edit, NULL, err));
+    lk_lock_acquire(&s->edit_lock);
+    st = lk_store_edit(s, &edit, NULL, err);
+    lk_lock_release(&s->edit_lock);
 done:
     lk_edit_deinit(&edit);
     return st;
@@ -460,7 +472,8 @@ static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
         LK_TRY(lk_manifest_create(s->env, s->dir, &mo, s->cache, &s->manifest, err));
     }
     version = lk_manifest_version(s->manifest);
-    if (s->options.read_only) LK_TRY(tables_hold(version, err));
+    if (s->options.read_only && !lk_store_is_registered(s))
+        LK_TRY(lk_store_tables_hold(version, err));
     LK_TRY(log_recover(s, version, &dropped, err));
     /* Behind the verdict on the log: it also finds a manifest that has lost its last edits, whose
      * tables would be taken for orphans. */
@@ -483,6 +496,19 @@ static bool may_be_moving(const lk_store *s, lk_status st)
     return s->options.read_only && (st == LK_CORRUPT || st == LK_NOT_FOUND);
 }
 
+/* A disk that is full keeps no owner from working: without a pulse readers look at everything. */
+static void pulse_begin(lk_store *s)
+{
+    lk_version *v = lk_manifest_version(s->manifest);
+    lk_status st = lk_pulse_open(s->env, s->dir, &s->pulse, NULL);
+    if (st == LK_OK) st = lk_pulse_begin(s->env, s->pulse, s->newest_generation, v->number, NULL);
+    if (st != LK_OK) {
+        lk_file_close(s->pulse);
+        s->pulse = NULL;
+    }
+    lk_version_unref(v);
+}
+
 static lk_status store_load(lk_store *s, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -493,7 +519,9 @@ static lk_status store_load(lk_store *s, lk_error *err)
         LK_TRY(lk_settings_new(s->env, NULL, 0, &s->options.settings, err));
     }
     LK_TRY(directory_prepare(s, &exists, err));
-    if (!s->options.read_only) {
+    if (s->options.read_only) {
+        LK_TRY(lk_store_follow_begin(s, err));
+    } else {
         LK_TRY(owner_lock(s, err));
         /* Whoever had it may have made the store meanwhile. */
         LK_TRY(directory_prepare(s, &exists, err));
@@ -507,6 +535,12 @@ static lk_status store_load(lk_store *s, lk_error *err)
         lk_manifest_close(s->manifest);
         s->manifest = NULL;
         st = contents_load(s, exists, err);
+    }
+    if (st != LK_OK) goto done;
+    if (s->options.read_only) {
+        LK_TRY(lk_store_follow_start(s, err));
+    } else {
+        pulse_begin(s);
     }
 done:
     return st;
@@ -525,6 +559,7 @@ lk_status lk_store_open(lk_env *env, const char *dir, const lk_store_options *op
     s->options.segment_bytes = lk_align_up(options->segment_bytes, LK_PAGE_BYTES);
     (void)snprintf(s->dir, sizeof s->dir, "%s", dir);
     store_init(s);
+    LK_TRY(lk_readers_init(&s->readers, env, dir, err));
     LK_TRY(store_load(s, err));
     if (!s->options.read_only) LK_TRY(lk_store_start(s, err));
     registry_add(s);
@@ -534,6 +569,7 @@ done:
     if (s != NULL) {
         lk_store_stop(s);
         atomic_store(&s->state, LK_STATE_CLOSED);
+        lk_store_follow_end(s);
         lk_view_unref(atomic_load(&s->view));
         atomic_store(&s->view, NULL);
         lk_env_unlock(s->owner);
@@ -555,7 +591,7 @@ static lk_status close_flush(lk_store *s, lk_error *err)
     LK_TRY(lk_store_flush(s, err));
     edit.clean = true;
     lk_lock_acquire(&s->edit_lock);
-    st = lk_manifest_append(s->manifest, &edit, NULL, err);
+    st = lk_store_edit(s, &edit, NULL, err);
     lk_lock_release(&s->edit_lock);
 done:
     lk_edit_deinit(&edit);
@@ -592,12 +628,16 @@ lk_status lk_store_close(lk_store *s, lk_error *err)
     lk_status st = close_flush(s, err);
     lk_store_stop(s);
     registry_remove(s);
+    lk_store_follow_end(s);
     lk_view *v = atomic_exchange(&s->view, NULL);
     lk_view_unref(v);
     lk_segment_unref(s->active);
     s->active = NULL;
     lk_manifest_close(s->manifest);
     s->manifest = NULL;
+    lk_readers_deinit(&s->readers);
+    lk_file_close(s->pulse);
+    s->pulse = NULL;
     lk_env_unlock(s->owner);
     s->owner = NULL;
     atomic_store(&s->state, LK_STATE_CLOSED);
@@ -612,6 +652,8 @@ void lk_store_free(lk_store *s)
     LK_ASSERT(atomic_load(&s->state) == LK_STATE_CLOSED);
     leftovers_free(s);
     lk_manifest_close(s->manifest);
+    lk_file_close(s->pulse);
+    if (s->readers.dir != NULL) lk_readers_deinit(&s->readers);
     lk_cache_free(s->cache);
     lk_settings_unref(s->options.settings);
     lk_limiter_deinit(&s->limiter);

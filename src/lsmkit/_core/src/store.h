@@ -24,6 +24,7 @@
 #include "gap.h"
 #include "limiter.h"
 #include "lock.h"
+#include "readers.h"
 #include "view.h"
 
 typedef enum lk_durability {
@@ -61,6 +62,8 @@ typedef enum lk_state {
 typedef struct lk_snapshot {
     struct lk_snapshot *next, *previous;
     uint64_t seq;
+    lk_view *view; /* of a store that is only read: the owner folds away what it does not know to be
+                      needed here. NULL: whatever is current has the versions that this one sees */
 } lk_snapshot;
 
 typedef struct lk_store_counters {
@@ -74,6 +77,7 @@ typedef struct lk_store_counters {
 } lk_store_counters;
 
 struct lk_store_job;
+struct lk_follower;
 
 typedef struct lk_store {
     /* fixed after open */
@@ -82,6 +86,9 @@ typedef struct lk_store {
     lk_store_options options;
     bool mapped;
     lk_lock_file *owner;
+    lk_file *pulse;               /* of an owner; NULL where a full disk has no room for it */
+    lk_readers readers;           /* of an owner */
+    struct lk_follower *follower; /* of a store that is only read */
     lk_manifest *manifest;
     lk_cache *cache;
     lk_limiter limiter;
@@ -213,6 +220,19 @@ static inline bool lk_store_is_open(const lk_store *s)
     return atomic_load_explicit(&s->state, memory_order_relaxed) == LK_STATE_OPEN;
 }
 
+/* Moves a store that is only read to what its owner has committed by now; *out_moved tells whether
+ * there is something new. Scans and snapshots stay where they are. After an error it is as it was. In
+ * an owner nothing happens. (refresh.c) */
+lk_status lk_store_refresh(lk_store *s, bool *out_moved, lk_error *err);
+/* Whether lk_store_refresh may find something: two short reads, no wait. */
+bool lk_store_is_behind(lk_store *s);
+/* For opening and closing: registers as a reader before anything is read, and when all is. */
+lk_status lk_store_follow_begin(lk_store *s, lk_error *err);
+lk_status lk_store_follow_start(lk_store *s, lk_error *err);
+void lk_store_follow_end(lk_store *s);
+bool lk_store_is_registered(const lk_store *s); /* its owner knows what it reads */
+lk_status lk_store_tables_hold(const lk_version *v, lk_error *err); /* else it opens them all */
+
 /* The current view, with a reference. */
 lk_view *lk_store_view(lk_store *s);
 /* ... and a reading of the wall clock: what is written from now on is not in the view's segments,
@@ -322,6 +342,9 @@ void lk_store_flush_release(lk_store *s);
 lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err);
 /* How the store's tables are written. */
 lk_table_options lk_store_table_options(lk_store *s);
+/* The one way to the manifest: the edit is durable, told to readers, and what they may still read of
+ * the version before it is held, when it returns. edit_lock is held. `out` as lk_manifest_append. */
+lk_status lk_store_edit(lk_store *s, const lk_edit *edit, lk_version **out, lk_error *err);
 /* The current view is replaced: `version` NULL keeps the version; segments up to `flushed` (0: none)
  * leave; `fresh` (may be NULL) becomes the newest. */
 lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,

@@ -58,6 +58,7 @@ lk_status lk_table_new(lk_env *env, const char *dir, const lk_table_meta *meta, 
 void lk_table_ref(lk_table *t);
 void lk_table_unref(lk_table *t); /* NULL is accepted */
 void lk_table_set_obsolete(lk_table *t);
+void lk_table_keep(lk_table *t); /* not obsolete after all: somebody else reads it */
 const lk_table_meta *lk_table_meta_of(const lk_table *t);
 
 /* Opens the file and reads footer, properties, index and filter, if that was not done. Blocks. */

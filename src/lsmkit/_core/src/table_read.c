@@ -121,6 +121,7 @@ void lk_table_unref(lk_table *t)
 }
 
 void lk_table_set_obsolete(lk_table *t) { atomic_store(&t->is_obsolete, true); }
+void lk_table_keep(lk_table *t) { atomic_store(&t->is_obsolete, false); }
 
 const lk_table_meta *lk_table_meta_of(const lk_table *t) { return &t->meta; }
 

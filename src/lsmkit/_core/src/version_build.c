@@ -20,6 +20,7 @@ enum { STANDS_MAX = 1 << 22 };
 
 struct lk_version_build {
     const lk_version *old;
+    const lk_version *from; /* whose tables are taken rather than made anew; NULL: none */
     lk_env *env;
     const char *dir;
     lk_cache *cache;
@@ -314,6 +315,13 @@ static bool is_same_table(const lk_table_meta *a, const lk_table_meta *b)
            lk_bytes_equal(a->max_key, a->max_len, b->max_key, b->max_len);
 }
 
+static lk_table *table_shared(const lk_version_build *b, const lk_table_meta *meta)
+{
+    const lk_tree_version *t = b->from == NULL ? NULL : lk_version_tree(b->from, meta->tree);
+    const lk_tree_file *f = t == NULL ? NULL : lk_tree_version_file(t, meta->file);
+    return f != NULL && is_same_table(lk_table_meta_of(f->table), meta) ? f->table : NULL;
+}
+
 /* Makes the file known to its tree, standing nowhere yet; `out_index` is its place in the list. */
 static lk_status build_file(lk_version_build *b, const lk_table_meta *meta, uint32_t level,
                             uint64_t stamp, lk_table *table, lk_work_tree **out_tree,
@@ -339,6 +347,7 @@ static lk_status build_file(lk_version_build *b, const lk_table_meta *meta, uint
     }
     LK_TRY(
         lk_work_grow((void **)&t->files, t->file_count, &t->file_capacity, sizeof *t->files, err));
+    if (table == NULL) table = table_shared(b, meta);
     if (table != NULL) {
         LK_ASSERT(is_same_table(lk_table_meta_of(table), meta));
         lk_table_ref(table);
@@ -465,6 +474,8 @@ static lk_status build_prune(lk_version_build *b, const lk_edit *e, lk_error *er
 done:
     return st;
 }
+
+void lk_version_build_share(lk_version_build *b, const lk_version *from) { b->from = from; }
 
 lk_status lk_version_build_edit(lk_version_build *b, const lk_edit *e, lk_error *err)
 {

@@ -19,6 +19,8 @@ typedef struct lk_version_build lk_version_build;
 lk_status lk_version_build_new(const lk_version *old, lk_env *env, const char *dir, lk_cache *cache,
                                lk_version_build **out, lk_error *err);
 void lk_version_build_free(lk_version_build *b); /* NULL is accepted */
+/* Tables that `from` holds too are its own, with what they have in memory; it stays alive meanwhile. */
+void lk_version_build_share(lk_version_build *b, const lk_version *from);
 
 lk_status lk_version_build_edit(lk_version_build *b, const lk_edit *edit, lk_error *err);
 

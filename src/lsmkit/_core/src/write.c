@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "frame.h"
+#include "pulse.h"
 #include "stamp.h"
 #include "store.h"
 
@@ -210,6 +211,8 @@ static lk_status rotate(lk_store *s, lk_segment *fresh, lk_error *err)
     s->active = fresh; /* the view holds it too; this is the writer's reference */
     fresh = NULL;
     s->newest_generation = s->active->generation;
+    /* Before its first record is acknowledged: whoever hears of that finds the segment. */
+    if (s->pulse != NULL) (void)lk_pulse_generation(s->pulse, s->newest_generation, NULL);
     s->fill_to = 0;
     bool paced = atomic_load_explicit(&s->write_rate, memory_order_relaxed) != 0;
     s->limit = paced ? s->active->position : next_stop(s->active, 0);

@@ -1,0 +1,86 @@
+"""A store that is read beside its owner, always as it is: what `open(..., follow=True)` gives.
+
+Every method that reads is here, so that a store which does not follow pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from .db import DB
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from typing_extensions import Self
+
+    from ._core.core import Cursor
+    from ._core.core import _BytesLike as Buffer
+    from .stats import Stats
+    from .tree import Snapshot
+
+__all__ = ["Follower"]
+
+
+class Follower(DB):
+    """A store that is opened with `follow=True`: refreshed before each read, as `refresh` does it.
+
+    Each call sees what was committed before it began. A scan sees one moment, that of its call.
+    """
+
+    _follows = True
+
+    def _caught_up(self) -> Self:
+        self._handle.catch_up()
+        return self
+
+    def get(self, key: Buffer, default: Any = None) -> Any:
+        return super(Follower, self._caught_up()).get(key, default)
+
+    def __getitem__(self, key: Buffer, /) -> bytes:
+        return super(Follower, self._caught_up()).__getitem__(key)
+
+    def __contains__(self, key: object, /) -> bool:
+        return super(Follower, self._caught_up()).__contains__(key)
+
+    def get_many(self, keys: Any, default: Any = None) -> Any:
+        return super(Follower, self._caught_up()).get_many(keys, default)
+
+    def scan(self, *bounds: Any, **how: Any) -> Any:
+        return super(Follower, self._caught_up()).scan(*bounds, **how)
+
+    def scan_keys(self, *bounds: Any, **how: Any) -> Any:
+        return super(Follower, self._caught_up()).scan_keys(*bounds, **how)
+
+    def scan_values(self, *bounds: Any, **how: Any) -> Any:
+        return super(Follower, self._caught_up()).scan_values(*bounds, **how)
+
+    def scan_columns(self, *bounds: Any, **how: Any) -> Any:
+        return super(Follower, self._caught_up()).scan_columns(*bounds, **how)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return super(Follower, self._caught_up()).__iter__()
+
+    def __reversed__(self) -> Iterator[bytes]:
+        return super(Follower, self._caught_up()).__reversed__()
+
+    def __len__(self) -> int:
+        return super(Follower, self._caught_up()).__len__()
+
+    def __bool__(self) -> bool:
+        return super(Follower, self._caught_up()).__bool__()
+
+    def snapshot(self) -> Snapshot:
+        return super(Follower, self._caught_up()).snapshot()
+
+    def cursor(self) -> Cursor:
+        return super(Follower, self._caught_up()).cursor()
+
+    def position(self, source: str) -> int | None:
+        return super(Follower, self._caught_up()).position(source)
+
+    def approximate_size(self, start: Buffer | None = None, stop: Buffer | None = None) -> int:
+        return super(Follower, self._caught_up()).approximate_size(start, stop)
+
+    def stats(self) -> Stats:
+        return super(Follower, self._caught_up()).stats()
