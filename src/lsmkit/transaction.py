@@ -14,13 +14,13 @@ from collections.abc import MutableMapping
 
 from ._core import core
 from .errors import ClosedError, ConflictError
-from .tree import Scanned, Snapshot
+from .tree import Scanned, Snapshot, pairs_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
-    from typing import TypeVar, overload
+    from typing import Any, TypeVar, overload
 
     from typing_extensions import Self
 
@@ -207,6 +207,15 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         """Stores `value` under `key` when the transaction commits, for `ttl` seconds from then."""
         checked = core.key_bytes(key)
         self._write(checked, core.value_bytes(value), ttl)
+
+    def update(self, other: Any = (), /, *, ttl: float | None = None, **named: bytes) -> None:
+        """Stores all pairs of a mapping, or of an iterable of pairs, when the transaction commits,
+        for `ttl` seconds from then."""
+        pairs = [
+            (core.key_bytes(key), core.value_bytes(value)) for key, value in pairs_of(other, named)
+        ]
+        for key, value in pairs:
+            self._write(key, value, ttl)
 
     def delete(self, key: Buffer) -> None:
         """Removes `key` when the transaction commits; no error when it is not there."""

@@ -61,6 +61,17 @@ class Scanned(Mapping[bytes, bytes]):
         return _Values(self)
 
 
+def pairs_of(other: Any, named: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """What `update` is given, all of it before anything is written."""
+    if named:
+        raise TypeError("keys are bytes; keywords would be str")
+    if isinstance(other, Mapping):
+        return list(other.items())
+    if hasattr(other, "keys"):
+        return [(key, other[key]) for key in other.keys()]  # noqa: SIM118
+    return [(key, value) for key, value in other]
+
+
 class Closing:
     """What is closed at the end of a `with` block."""
 
@@ -230,33 +241,40 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
 
     # --- Mapping.
 
-    def update(self, other: Any = (), /, *, ttl: float | None = None, **named: bytes) -> None:
-        """Stores all pairs of a mapping, or of an iterable of pairs, at once and atomically. `ttl`
-        as for `put`."""
-        if named:
-            raise TypeError("keys are bytes; keywords would be str")
-        if isinstance(other, Mapping):
-            pairs = list(other.items())
-        elif hasattr(other, "keys"):
-            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
-        else:
-            pairs = list(other)
-        self.put_many([key for key, _ in pairs], [value for _, value in pairs], ttl=ttl)
+    def update(
+        self,
+        other: Any = (),
+        /,
+        *,
+        ttl: float | None = None,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
+        **named: bytes,
+    ) -> None:
+        """Stores all pairs of a mapping, or of an iterable of pairs, at once and atomically.
+        Keywords as for `put`."""
+        pairs = pairs_of(other, named)
+        keys, values = [key for key, _ in pairs], [value for _, value in pairs]
+        self.put_many(keys, values, ttl=ttl, durability=durability, timeout=timeout)
 
-    def popitem(self) -> tuple[bytes, bytes]:
-        """Removes the pair with the smallest key and returns it; KeyError when there is none."""
+    def popitem(
+        self, *, durability: _Durability | None = None, timeout: float | None = None
+    ) -> tuple[bytes, bytes]:
+        """Removes the pair with the smallest key and returns it; KeyError when there is none.
+        Atomic: a pair is returned once. Keywords as for `put`."""
         while True:
             for key in core.scan_keys(self):
-                value = self.pop(key, None)
+                value = self.pop(key, None, durability=durability, timeout=timeout)
                 if value is not None:
                     return key, value
                 break
             else:
                 raise KeyError("popitem(): the store is empty")
 
-    def clear(self) -> None:
-        """Removes every key, at once and atomically: one `delete_range`, however many there are."""
-        self.delete_range(None, None)
+    def clear(self, *, durability: _Durability | None = None, timeout: float | None = None) -> None:
+        """Removes every key, at once and atomically: one `delete_range`, however many there are.
+        Keywords as for `put`."""
+        self.delete_range(None, None, durability=durability, timeout=timeout)
 
     def ingest(self, keys: ColumnLike, values: ColumnLike) -> None:
         """Stores many rows straight in tables, past the log: atomically, and on the disk when it

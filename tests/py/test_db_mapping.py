@@ -316,45 +316,6 @@ def test_a_buffer_that_is_not_contiguous_is_a_buffer_error(db: lsmkit.DB, call: 
     assert not db
 
 
-WRITES = {
-    "put": lambda db, **kw: db.put(b"k", b"v", **kw),
-    "put buffer": lambda db, **kw: db.put(bytearray(b"k"), b"v", **kw),
-    "delete": lambda db, **kw: db.delete(b"k", **kw),
-    "put_many": lambda db, **kw: db.put_many([b"k"], [b"v"], **kw),
-    "delete_many": lambda db, **kw: db.delete_many([b"k"], **kw),
-    "write": lambda db, **kw: db.write(one_put(), **kw),
-    "write nothing": lambda db, **kw: db.write(lsmkit.WriteBatch(), **kw),
-    "batch": lambda db, **kw: db.batch(**kw),
-}
-
-
-def one_put() -> lsmkit.WriteBatch:
-    batch = lsmkit.WriteBatch()
-    batch.put(b"k", b"v")
-    return batch
-
-
-@pytest.mark.parametrize("name", WRITES)
-def test_wrong_durability_and_timeout_are_value_errors(db: lsmkit.DB, name: str) -> None:
-    write = WRITES[name]
-    with pytest.raises(ValueError, match=r"durability is 'none'.*'process', 'periodic' or 'sync'"):
-        write(db, durability="none")
-    for timeout in (-1, -0.001, float("nan")):
-        with pytest.raises(ValueError, match=r"timeout is .*0 or more"):
-            write(db, timeout=timeout)
-    with pytest.raises(TypeError):
-        write(db, timeout="soon")
-    with pytest.raises(TypeError):
-        write(db, patience=1)
-    assert not db
-
-
-@pytest.mark.parametrize("name", WRITES)
-@pytest.mark.parametrize("timeout", [None, 0, 1, 0.5, 1e12, float("inf")])
-def test_every_write_takes_a_timeout(db: lsmkit.DB, name: str, timeout: float | None) -> None:
-    WRITES[name](db, timeout=timeout)
-
-
 def test_arguments_behind_the_row_are_keywords(db: lsmkit.DB) -> None:
     with pytest.raises(TypeError):
         db.put(b"k", b"v", "sync")  # type: ignore[misc]

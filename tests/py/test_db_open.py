@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -713,3 +713,40 @@ def test_a_store_in_a_cycle_is_closed_by_the_collector(store_path: str) -> None:
     gc.collect()
     with lsmkit.open(store_path) as db:
         assert db[b"a"] == b"1"
+
+
+CHILDREN: dict[str, Callable[[lsmkit.DB], Any]] = {
+    "scan": lambda db: db.scan(),
+    "columns": lambda db: db.scan_columns(),
+    "cursor": lambda db: db.cursor(),
+    "snapshot": lambda db: db.snapshot(),
+    "scan of a snapshot": lambda db: db.snapshot().scan(),
+    "cursor of a snapshot": lambda db: db.snapshot().cursor(),
+    "items": lambda db: db.items(),
+    "batch": lambda db: db.batch(),
+    "transaction": lambda db: db.transaction(),
+}
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_what_a_store_has_given_is_a_reference(store_path: str, name: str) -> None:
+    db = lsmkit.open(store_path)
+    db[b"a"] = b"1"
+    child = CHILDREN[name](db)
+    del db
+    gc.collect()
+    with pytest.raises(lsmkit.LockedError):
+        lsmkit.open(store_path)
+    if hasattr(child, "seek"):
+        assert child.seek_to_first()
+        assert child.value == b"1"
+    elif name == "batch":
+        with child:
+            child.put(b"a", b"1")
+    elif name == "columns":
+        assert len(next(child)) == 1
+    else:
+        assert next(iter(child)) in (b"a", (b"a", b"1"))
+    del child
+    with lsmkit.open(store_path) as again:
+        assert again[b"a"] == b"1"

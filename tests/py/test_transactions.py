@@ -326,6 +326,18 @@ def test_a_row_lives_from_the_commit_on(db: lsmkit.DB) -> None:
     assert dict(db) == {b"long": b"1", b"for ever": b"2"}
 
 
+def test_update_writes_all_or_nothing(db: lsmkit.DB) -> None:
+    with db.transaction() as t:
+        t.update({b"a": b"1", b"b": bytearray(b"2")})
+        t.update([(b"c", b"3")], ttl=0)
+        for wrong in ([(b"d", b"4"), (b"e", "5")], [(b"d", b"4"), (b"e",)]):
+            with pytest.raises((TypeError, ValueError)):
+                t.update(wrong)
+        with pytest.raises(TypeError, match="keywords"):
+            t.update(d=b"4")
+    assert dict(db) == {b"a": b"1", b"b": b"2"}
+
+
 def test_it_gives_back_what_it_holds(store_path: str) -> None:
     with lsmkit.open(store_path, **TINY) as db:
         keys = [b"%04d" % i for i in range(100)]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 import lsmkit
 import lsmkit.testing
-from lsmkit import compaction, merge
+from lsmkit import compaction, dbm, merge
 
 
 def single_operations(db: lsmkit.DB) -> None:
@@ -50,15 +50,16 @@ def mapping(db: lsmkit.DB) -> None:
     assert list(db.keys()) == keys
     assert dict(db.items())[b"m"] == b"1"
     values: list[bytes] = list(db.values())
-    kept: bytes = db.setdefault(b"m", b"other")
-    popped: bytes = db.pop(b"m")
-    absent: bytes | None = db.pop(b"m", None)
-    pair: tuple[bytes, bytes] = db.popitem()
+    kept: bytes = db.setdefault(b"m", b"other", ttl=9, durability="process", timeout=1)
+    popped: bytes = db.pop(b"m", durability="sync", timeout=1)
+    absent: bytes | None = db.pop(b"m", None, durability="process", timeout=1)
+    pair: tuple[bytes, bytes] = db.popitem(durability="process", timeout=1)
+    db.update({b"o": b"3"}, ttl=9, durability="process", timeout=1)
     assert (kept, popped, absent) == (b"1", b"1", None)
     assert pair[1] in values
     assert db == db
     assert hash(db) == hash(db)
-    db.clear()
+    db.clear(durability="process", timeout=1)
     assert not db
 
 
@@ -320,6 +321,23 @@ def options(db: lsmkit.DB) -> None:
     assert in_force.segment_bytes == 1 << 20
 
 
+def as_dbm(directory: str) -> None:
+    with dbm.open(directory, "c", 0o600) as database:
+        mapping: MutableMapping[bytes, bytes] = database
+        database["a"] = "1"
+        value: bytes = database["a"]
+        first: bytes | None = database.firstkey()
+        behind: bytes | None = database.nextkey("a")
+        keys: list[bytes] = database.keys()
+        assert (value, first, behind, keys) == (b"1", b"a", None, [b"a"])
+        assert len(mapping) == 1
+    try:
+        dbm.open(directory + "-none")
+    except dbm.error as error:
+        cause: BaseException | None = error.__cause__
+        assert isinstance(cause, lsmkit.StoreNotFoundError)
+
+
 class lsmkit_raises:
     """A block that must raise an error of this kind."""
 
@@ -454,6 +472,7 @@ def main(directory: str) -> None:
     assert (claims, sum(counts), len(lines)) == ([True, False, False], 0, 1)
     assert mended.to_dict()["notes"] == list(lines)
     lsmkit.destroy(directory + "-copy")
+    as_dbm(directory + "-dbm")
     print(f"lsmkit {lsmkit.__version__}: everything has its type")
 
 

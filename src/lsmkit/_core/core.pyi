@@ -227,12 +227,30 @@ class Tree(Reader):
         seq: SupportsIndex | None = None,
     ) -> bool: ...
     def setdefault(
-        self, key: _BytesLike, default: _BytesLike | None = None, *, ttl: float | None = None
+        self,
+        key: _BytesLike,
+        default: _BytesLike | None = None,
+        *,
+        ttl: float | None = None,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
     ) -> bytes: ...
     @overload
-    def pop(self, key: _BytesLike) -> bytes: ...
+    def pop(
+        self,
+        key: _BytesLike,
+        *,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
+    ) -> bytes: ...
     @overload
-    def pop(self, key: _BytesLike, *default: _T) -> bytes | _T: ...
+    def pop(
+        self,
+        key: _BytesLike,
+        *default: _T,
+        durability: _Durability | None = None,
+        timeout: float | None = None,
+    ) -> bytes | _T: ...
     def put_many(
         self,
         keys: _ColumnLike,

@@ -99,7 +99,7 @@ cdef class Tree(Reader):
         self.write_row(LK_KIND_DELETE_RANGE, a, b, None, durability, timeout)
 
     def __delitem__(self, key):
-        if self.exchange(LK_KIND_DELETE, key, b"", None) is None:
+        if self.exchange(LK_KIND_DELETE, key, b"", None, None, None) is None:
             raise KeyError(key)
 
     def merge(self, key, operand, *, durability=None, timeout=None):
@@ -124,28 +124,28 @@ cdef class Tree(Reader):
                                        f"store with merge_operator=, one of lsmkit.merge")
         return self.op
 
-    def setdefault(self, key, default=None, *, ttl=None):
+    def setdefault(self, key, default=None, *, ttl=None, durability=None, timeout=None):
         """The value of `key`; where there is none, stores `default`, which is bytes-like, and
-        returns that. Atomic: of several threads one stores, and all get the same. `ttl` as for
+        returns that. Atomic: of several threads one stores, and all get the same. Keywords as for
         `put`."""
-        value = self.exchange(LK_KIND_PUT, key, default, ttl)
+        value = self.exchange(LK_KIND_PUT, key, default, ttl, durability, timeout)
         if value is not None:
             return value
         return default if PyBytes_CheckExact(default) else bytes(default)
 
-    def pop(self, key, *default):
+    def pop(self, key, *default, durability=None, timeout=None):
         """Removes `key` and returns its value; where there is none, `default`, or a KeyError.
-        Atomic: a value is returned once."""
+        Atomic: a value is returned once. Keywords as for `put`."""
         if len(default) > 1:
             raise TypeError(f"pop takes a key and at most one default, not {len(default)}")
-        value = self.exchange(LK_KIND_DELETE, key, b"", None)
+        value = self.exchange(LK_KIND_DELETE, key, b"", None, durability, timeout)
         if value is not None:
             return value
         if default:
             return default[0]
         raise KeyError(key)
 
-    cdef object exchange(self, lk_kind kind, key, value, ttl):
+    cdef object exchange(self, lk_kind kind, key, value, ttl, durability, timeout):
         """The value that is there. A put is made where there is none, a delete where there is one:
         if the key was written between the look and the write, both are done again."""
         cdef _Bytes k = key_of(key), v = None
@@ -155,7 +155,7 @@ cdef class Tree(Reader):
         cdef lk_write w
         cdef lk_check check
         cdef lk_checks checks
-        self.prepare(&w, ttl, None, None)
+        self.prepare(&w, ttl, durability, timeout)
         memset(&checks, 0, sizeof(checks))
         while True:
             view = self.pin(&checks.moment)

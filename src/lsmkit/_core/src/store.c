@@ -625,6 +625,7 @@ lk_status lk_store_close(lk_store *s, lk_error *err)
         lk_event_broadcast(&s->changed);
         (void)lk_event_wait_ns(&s->keeper_event, lk_event_generation(&s->keeper_event), 100000);
     }
+    lk_limiter_lift(&s->limiter); /* whoever closes waits */
     lk_status st = close_flush(s, err);
     lk_store_stop(s);
     registry_remove(s);
