@@ -2,6 +2,9 @@
  * so that memory stays near what is in use. */
 #include "harness.h"
 
+#include <stdatomic.h>
+#include <sys/wait.h>
+
 #include "block_memory.h"
 
 enum { PLACES = 400 };
@@ -99,4 +102,33 @@ LK_TEST(test_large_block_goes_back_to_the_system)
     CHECK(lk_block_memory_total() >= before + (50 << 20));
     place_give(&p);
     CHECK_EQ(lk_block_memory_total(), before);
+}
+
+static void *take_and_give(void *stop)
+{
+    while (!atomic_load((atomic_bool *)stop)) {
+        lk_block_memory_give(lk_block_memory_take(4096), 4096);
+    }
+    return NULL;
+}
+
+LK_TEST(test_child_of_a_busy_process_has_memory_too)
+{
+    atomic_bool stop = false;
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, take_and_give, &stop), 0);
+    int bad = 0;
+    for (int i = 0; i < 200; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            (void)alarm(20); /* ends a child that waits for ever */
+            lk_block_memory_give(lk_block_memory_take(4096), 4096);
+            _exit(0);
+        }
+        int status = 0;
+        bad += waitpid(child, &status, 0) != child || status != 0;
+    }
+    atomic_store(&stop, true);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    CHECK_EQ(bad, 0);
 }

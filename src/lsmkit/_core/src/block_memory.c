@@ -245,10 +245,21 @@ static void place_give(void *place)
 
 /* ---- outside ---- */
 
+static void hold(void) { (void)pthread_mutex_lock(&memory.mutex); }
+static void let_go(void) { (void)pthread_mutex_unlock(&memory.mutex); }
+
+/* A child forked while another thread is inside would wait for it for ever. */
+static void mind_forks(void)
+{
+    if (pthread_atfork(hold, let_go, let_go) != 0) abort();
+}
+
 void *lk_block_memory_take(size_t size)
 {
     if (IS_PLAIN) return aligned_alloc(64, size);
     if (size > PLACE_BYTES_MAX) return map_pages(size);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, mind_forks);
     pthread_mutex_lock(&memory.mutex);
     void *taken = place_take(size);
     pthread_mutex_unlock(&memory.mutex);
