@@ -242,9 +242,9 @@ class DB(Closing, WritableTree):
         now; whether that is more than before.
 
         Scans, cursors and snapshots stay where they are. An owner sees all that there is: False. On
-        an error the store is as it was. Costs two short reads of files in memory, under 2 µs, when
-        there is nothing new; else what is new in the log is read, and what edits of the manifest
-        tell of.
+        an error the store is as it was. Costs a look at memory, under 1 µs, when there is nothing
+        new (two short reads where the log may not be mapped); else what is new in the log is read,
+        and what edits of the manifest tell of.
         """
         return self._handle.refresh()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import inspect
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from typing import Any
 import pytest
 
 import lsmkit
+from lsmkit import merge
 from lsmkit.follow import Follower
 
 TINY: dict[str, Any] = {
@@ -80,13 +82,16 @@ def test_a_reader_stays_at_its_moment_until_it_is_refreshed(owner: lsmkit.DB) ->
 
 @pytest.mark.parametrize("durability", ["process", "periodic", "sync"])
 @pytest.mark.parametrize("log_io", ["mapped", "written"])
+@pytest.mark.parametrize("segment_bytes", [4096, 1 << 17])
 def test_each_write_is_found_whatever_the_owner_does(
-    store_path: str, log_io: str, durability: str, rng: random.Random
+    store_path: str, log_io: str, durability: str, segment_bytes: int, rng: random.Random
 ) -> None:
-    """Of every kind of step a few hundred, with a refresh and a comparison behind each."""
+    """Of every kind of step a few hundred, with a refresh and a comparison behind each. Where each
+    write is synced it takes a page: in large segments the log goes on there, in small ones not."""
     model: dict[bytes, bytes] = {}
+    options = {**TINY, "segment_bytes": segment_bytes}
     with (
-        lsmkit.open(store_path, log_io=log_io, durability=durability, **TINY) as owner,
+        lsmkit.open(store_path, log_io=log_io, durability=durability, **options) as owner,
         reader_of(store_path) as reader,
     ):
         for step in range(300):
@@ -128,6 +133,116 @@ def test_a_value_larger_than_a_segment_is_found(owner: lsmkit.DB) -> None:
             owner[b"k"] = b"x" * n
             assert reader.refresh()
             assert reader[b"k"] == b"x" * n
+
+
+def test_ingested_rows_are_found_with_what_was_written_around_them(owner: lsmkit.DB) -> None:
+    with reader_of(owner.path) as reader, reader_of(owner.path, follow=True) as follower:
+        for i in range(10):
+            owner[b"before"] = owner[b"1"] = b"%d" % i
+            owner.ingest(
+                [b"%d" % n for n in range(300)], [b"%d of %d" % (n, i) for n in range(300)]
+            )
+            owner[b"after"] = owner[b"2"] = b"%d" % i
+            assert reader.refresh()
+            wanted = {b"%d" % n: b"%d of %d" % (n, i) for n in range(300)}
+            wanted |= {b"before": b"%d" % i, b"after": b"%d" % i, b"2": b"%d" % i}
+            assert dict(reader) == wanted
+            assert follower[b"1"] == b"1 of %d" % i
+
+
+def test_an_ingest_alone_is_something_new(owner: lsmkit.DB) -> None:
+    with reader_of(owner.path) as reader:
+        owner.ingest([b"a"], [b"1"])
+        assert reader.refresh() is True
+        assert reader.refresh() is False
+        assert dict(reader) == {b"a": b"1"}
+
+
+def test_deleted_ranges_arrive_and_snapshots_do_not_lose_what_they_hide(owner: lsmkit.DB) -> None:
+    keys = [b"%03d" % n for n in range(300)]
+    with reader_of(owner.path) as reader:
+        for i in range(12):
+            owner.put_many(keys, [b"%d" % i] * 300)
+            if i % 3 == 1:
+                owner.flush()
+            reader.refresh()
+            with reader.snapshot() as snapshot:
+                owner.delete_range(b"1", b"2")
+                owner[b"150"] = b"later"
+                if i % 3 == 2:
+                    owner.compact()
+                assert len(list(reader.scan())) == 300
+                assert reader.refresh()
+                assert len(list(snapshot.scan())) == 300
+                assert snapshot[b"150"] == b"%d" % i
+            assert list(reader.scan_keys(b"1", b"2")) == [b"150"]
+            assert reader.get_many([b"099", b"100", b"150"]) == [b"%d" % i, None, b"later"]
+            assert len(reader) == 201
+
+
+def test_operands_arrive_and_are_folded_here(store_path: str) -> None:
+    total = 0
+    with (
+        lsmkit.open(store_path, merge_operator=merge.AddInt64(), **TINY) as owner,
+        reader_of(store_path) as reader,
+        reader_of(store_path, follow=True) as follower,
+    ):
+        for i in range(200):
+            owner.merge(b"n", i.to_bytes(8, "little"))
+            owner.merge_many([b"%d" % (i % 7)] * 20, [b"\1" + bytes(7)] * 20)
+            total += i
+            if i % 50 == 20:
+                owner.flush()
+            if i % 50 == 40:
+                owner.compact()
+            assert int.from_bytes(follower[b"n"], "little") == total
+            if i % 10 == 0:
+                assert reader.refresh()
+                assert int.from_bytes(reader[b"n"], "little") == total
+                assert dict(reader) == dict(owner)
+
+
+def test_an_operator_in_python_must_be_given_to_a_reader(store_path: str) -> None:
+    def longer(old: bytes | None, operand: bytes) -> bytes:
+        return max(old or b"", operand, key=len)
+
+    operator = merge.Custom("longer", longer)
+    with lsmkit.open(store_path, merge_operator=operator, **TINY) as owner:
+        owner.merge(b"a", b"xx")
+        owner.merge(b"a", b"x")
+        with reader_of(store_path) as reader, pytest.raises(lsmkit.OptionsError, match="longer"):
+            reader.get(b"a")
+        with reader_of(store_path, merge_operator=operator) as reader:
+            assert reader[b"a"] == b"xx"
+            owner.merge(b"a", b"xxx")
+            assert reader.refresh()
+            assert reader[b"a"] == b"xxx"
+        with pytest.raises(lsmkit.OptionsError):
+            reader_of(store_path, merge_operator=merge.AddInt64())
+
+
+def test_what_has_expired_is_not_read_and_what_has_not_is(owner: lsmkit.DB) -> None:
+    with reader_of(owner.path) as reader:
+        owner.put(b"gone", b"1", ttl=0)
+        owner.put(b"here", b"1", ttl=1000)
+        assert reader.refresh()
+        assert dict(reader) == {b"here": b"1"}
+        owner.flush()
+        assert reader.refresh() is False
+        owner.put(b"here", b"2", ttl=0)
+        assert reader[b"here"] == b"1"
+        assert reader.refresh()
+        assert dict(reader) == {}
+
+
+def test_positions_of_sources_arrive_with_their_writes(owner: lsmkit.DB) -> None:
+    with reader_of(owner.path, follow=True) as follower:
+        for seq in range(1, 60):
+            owner.put_many([b"a", b"b"], [b"%d" % seq] * 2, source="s", seq=seq)
+            if seq % 20 == 0:
+                owner.flush()
+            assert follower.position("s") == seq
+            assert follower[b"b"] == b"%d" % seq
 
 
 def test_an_owner_is_never_behind(owner: lsmkit.DB) -> None:
@@ -246,6 +361,23 @@ def test_a_follower_reads_what_was_written_before_each_call(owner: lsmkit.DB) ->
             assert count() == len(owner), name
         owner.clear()
         assert not db
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_handle_that_was_pickled_refreshes_where_it_arrives(
+    owner: lsmkit.DB, follow: bool
+) -> None:
+    """That of an owner arrives as a plain reader; one that follows goes on doing so."""
+    owner[b"a"] = b"1"
+    with reader_of(owner.path, follow=True) as follower:
+        arrived: lsmkit.DB = pickle.loads(pickle.dumps(follower if follow else owner))
+    with arrived:
+        owner[b"a"] = b"2"
+        assert arrived[b"a"] == (b"2" if follow else b"1")
+        assert arrived.refresh() is not follow
+        assert arrived[b"a"] == b"2"
+        assert len(registered(owner.path)) == 1
+    assert registered(owner.path) == []
 
 
 def test_a_follower_writes_nothing(owner: lsmkit.DB) -> None:

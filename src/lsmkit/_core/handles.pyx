@@ -222,8 +222,8 @@ cdef class Handle:
         return bool(moved)
 
     def catch_up(self):
-        """The same, before each read: two short reads of files that are in memory, under the GIL,
-        tell when there is nothing to do."""
+        """The same, before each read: a look at memory (or two short reads) under the GIL tells when
+        there is nothing to do."""
         self.enter()
         cdef bint behind = lk_store_is_behind(self.s)
         lk_store_leave(self.s)

@@ -34,10 +34,17 @@ lk_status lk_pulse_begin(lk_env *env, lk_file *file, uint64_t generation, uint64
 lk_status lk_pulse_generation(lk_file *file, uint64_t generation, lk_error *err);
 lk_status lk_pulse_edits(lk_file *file, uint64_t edits, lk_error *err);
 
-/* For a reader: *file is opened at the first call that finds it, and is the caller's. *out_known is
- * false where there is none. */
-lk_status lk_pulse_read(lk_env *env, const char *dir, lk_file **file, lk_pulse *out,
-                        bool *out_known, lk_error *err);
+/* For a reader, all zeros at first: the file, once it was found, and its mapping, if it may be mapped. */
+typedef struct lk_pulse_place {
+    lk_env *env;
+    lk_file *file;
+    uint8_t *map;
+} lk_pulse_place;
+
+/* *out_known is false where there is none. */
+lk_status lk_pulse_read(lk_pulse_place *place, lk_env *env, const char *dir, bool may_map,
+                        lk_pulse *out, bool *out_known, lk_error *err);
+void lk_pulse_leave(lk_pulse_place *place);
 
 static inline bool lk_pulse_equal(const lk_pulse *a, const lk_pulse *b)
 {

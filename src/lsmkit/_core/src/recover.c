@@ -25,7 +25,6 @@ typedef struct log_file {
     lk_segment_header header;
     bool same_boot;
     bool exact;        /* the mark tells where the last process stopped */
-    bool is_followed;  /* read on while its owner writes it */
     uint32_t durable;  /* D of this file */
     uint32_t readable; /* bytes in memory that may hold frames */
     uint32_t *tags;  /* of the records of the frame in hand; address space, touched as it is used */
@@ -281,22 +280,30 @@ static lk_status index_prepare(lk_segment *s, uint32_t bytes, lk_error *err)
     return lk_index_init(&s->index, s->env, bytes / 128, bytes / LK_RECORD_HEADER_BYTES, err);
 }
 
-static lk_status chain_walk(log_file *f, lk_error *err)
+/* Takes in the frames that continue the chain, with room for their tags given. */
+static lk_status chain_adopt(log_file *f, lk_error *err)
 {
     lk_frame frame;
     lk_segment *s = f->segment;
-    uint8_t *tags;
-    lk_status st = lk_env_map_anonymous(s->env, tags_bytes(f), &tags, err);
-    if (st != LK_OK) return st;
-    f->tags = (uint32_t *)(void *)tags;
-    if (!f->is_followed) LK_TRY(index_prepare(s, f->readable, err));
+    lk_status st = LK_OK;
     while (st == LK_OK && chain_next(f, &frame)) {
         st = frame_index(f, &frame, err);
         if (st == LK_OK) frame_adopt(f, &frame);
     }
     while (f->linked < s->count) link_next(f);
-    /* What is followed is shown by the reader, with all else that is new. */
-    if (st == LK_OK && !f->is_followed) lk_segment_show(s);
+    return st;
+}
+
+static lk_status chain_walk(log_file *f, lk_error *err)
+{
+    lk_segment *s = f->segment;
+    uint8_t *tags;
+    lk_status st = lk_env_map_anonymous(s->env, tags_bytes(f), &tags, err);
+    if (st != LK_OK) return st;
+    f->tags = (uint32_t *)(void *)tags;
+    LK_TRY(index_prepare(s, f->readable, err));
+    LK_TRY(chain_adopt(f, err));
+    lk_segment_show(s);
 done:
     lk_env_unmap(s->env, tags, tags_bytes(f));
     f->tags = NULL;
@@ -660,10 +667,16 @@ static lk_status follow_read(const lk_segment *s, uint64_t bytes, uint64_t reach
     return st;
 }
 
+/* Takes in what was read. It is shown by the reader, with all else that is new. */
 static lk_status follow_walk(lk_segment *s, uint32_t end, lk_error *err)
 {
-    log_file f = {.segment = s, .readable = end, .linked = s->count, .is_followed = true};
-    return chain_walk(&f, err);
+    log_file f = {.segment = s, .readable = end, .linked = s->count};
+    size_t bytes = (end - s->position) / LK_RECORD_HEADER_BYTES * sizeof *f.tags;
+    f.tags = malloc(bytes + 1);
+    if (f.tags == NULL) return lk_fail_nomem(err, bytes);
+    lk_status st = chain_adopt(&f, err);
+    free(f.tags);
+    return st;
 }
 
 lk_status lk_log_follow(lk_segment *s, lk_error *err)
@@ -695,16 +708,4 @@ lk_status lk_log_follow(lk_segment *s, lk_error *err)
     LK_TRY(follow_check(s, err));
 done:
     return st;
-}
-
-bool lk_log_has_more(const lk_segment *s)
-{
-    uint8_t bytes[LK_PAGE_BYTES + LK_FRAME_HEADER_BYTES];
-    uint32_t page = (uint32_t)lk_align_up(s->position, LK_PAGE_BYTES);
-    size_t got, want = page - s->position + LK_FRAME_HEADER_BYTES;
-    if (lk_file_read(s->file, s->position, bytes, want, &got, NULL) != LK_OK) return true;
-    return lk_frame_header_is_next(bytes, got, s->nonce, s->position, s->link, s->count) ||
-           (page != s->position && got > page - s->position &&
-            lk_frame_header_is_next(bytes + (page - s->position), got - (page - s->position),
-                                    s->nonce, page, s->link, s->count));
 }

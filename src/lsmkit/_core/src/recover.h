@@ -54,8 +54,6 @@ lk_status lk_log_follow_open(lk_env *env, const char *dir, uint64_t generation,
 /* Reads on behind `position`; `count` goes up, `published` does not. A file that was recycled
  * meanwhile is LK_CORRUPT: then its records are in tables. */
 lk_status lk_log_follow(lk_segment *s, lk_error *err);
-/* Whether a frame stands behind `position`; true also where that cannot be read. */
-bool lk_log_has_more(const lk_segment *s);
 /* Numbers of the log files behind `after`, ascending; `out` is malloc'ed. */
 lk_status lk_log_list(lk_env *env, const char *dir, uint64_t after, uint64_t **out,
                       size_t *out_count, lk_error *err);

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "glance.h"
 #include "pulse.h"
 #include "recover.h"
 #include "store.h"
@@ -28,7 +29,8 @@ typedef struct lk_follower {
     lk_registration *registration; /* NULL: the owner does not know of this reader */
     lk_lock lock;
     /* guarded by `lock` */
-    lk_file *pulse;
+    lk_pulse_place pulse;
+    lk_glance glance;
     lk_pulse seen; /* what it said when the last look began that found everything */
     bool has_seen;
     lk_view **held; /* replaced views; with a reference each */
@@ -85,7 +87,8 @@ void lk_store_follow_end(lk_store *s)
     s->follower = NULL;
     for (size_t i = 0; i < f->held_count; i++) lk_view_unref(f->held[i]);
     free(f->held);
-    lk_file_close(f->pulse);
+    lk_pulse_leave(&f->pulse);
+    lk_glance_turn(&f->glance, NULL, false);
     lk_registration_free(f->registration);
     lk_lock_deinit(&f->lock);
     free(f);
@@ -298,7 +301,7 @@ static lk_status refresh_once(lk_store *s, bool *out_properties, lk_error *err)
     lk_follower *f = s->follower;
     lk_pulse now;
     bool known;
-    LK_TRY(lk_pulse_read(s->env, s->dir, &f->pulse, &now, &known, err));
+    LK_TRY(lk_pulse_read(&f->pulse, s->env, s->dir, s->mapped, &now, &known, err));
     if (known && f->has_seen && now.owner == f->seen.owner && now.edits == f->seen.edits) {
         LK_TRY(move_log(s, &now, err));
     } else {
@@ -313,6 +316,22 @@ static lk_status refresh_once(lk_store *s, bool *out_properties, lk_error *err)
     }
 done:
     return st;
+}
+
+/* Whether a look finds anything that was not there at the last one. */
+static bool is_behind(lk_store *s)
+{
+    lk_follower *f = s->follower;
+    lk_pulse now;
+    bool known;
+    lk_view *v = lk_store_view(s);
+    bool has_log = v->segment_count > 0;
+    lk_glance_turn(&f->glance, has_log ? v->segments[0] : NULL, s->mapped);
+    lk_view_unref(v);
+    if (has_log && lk_glance_has_more(&f->glance)) return true;
+    /* Behind the look at the log: what has been read there was no file used again. */
+    lk_status st = lk_pulse_read(&f->pulse, s->env, s->dir, s->mapped, &now, &known, NULL);
+    return st != LK_OK || !known || !f->has_seen || !lk_pulse_equal(&now, &f->seen);
 }
 
 static uint64_t last_seq(lk_store *s)
@@ -333,7 +352,7 @@ lk_status lk_store_refresh(lk_store *s, bool *out_moved, lk_error *err)
     if (f == NULL) return LK_OK;
     lk_lock_acquire(&f->lock);
     uint64_t from = last_seq(s);
-    for (int i = 0; i < TRIES; i++) {
+    for (int i = 0; i < TRIES && is_behind(s); i++) {
         more = false;
         st = refresh_once(s, &more, &why);
         properties = properties || more;
@@ -354,18 +373,9 @@ lk_status lk_store_refresh(lk_store *s, bool *out_moved, lk_error *err)
 bool lk_store_is_behind(lk_store *s)
 {
     lk_follower *f = s->follower;
-    lk_pulse now;
-    bool known;
     if (f == NULL) return false;
     if (!lk_lock_try(&f->lock)) return true;
-    lk_view *v = lk_store_view(s);
-    bool behind = v->segment_count > 0 && lk_log_has_more(v->segments[0]);
-    lk_view_unref(v);
-    /* Behind the look at the log: what has been read there was no file used again. */
-    if (!behind) {
-        lk_status st = lk_pulse_read(s->env, s->dir, &f->pulse, &now, &known, NULL);
-        behind = st != LK_OK || !known || !f->has_seen || !lk_pulse_equal(&now, &f->seen);
-    }
+    bool behind = is_behind(s);
     lk_lock_release(&f->lock);
     return behind;
 }

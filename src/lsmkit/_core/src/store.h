@@ -224,7 +224,7 @@ static inline bool lk_store_is_open(const lk_store *s)
  * there is something new. Scans and snapshots stay where they are. After an error it is as it was. In
  * an owner nothing happens. (refresh.c) */
 lk_status lk_store_refresh(lk_store *s, bool *out_moved, lk_error *err);
-/* Whether lk_store_refresh may find something: two short reads, no wait. */
+/* Whether lk_store_refresh may find something: a look at memory, or two short reads; no wait. */
 bool lk_store_is_behind(lk_store *s);
 /* For opening and closing: registers as a reader before anything is read, and when all is. */
 lk_status lk_store_follow_begin(lk_store *s, lk_error *err);
