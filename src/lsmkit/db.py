@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from .aio import AsyncStore
     from .testing import FaultyDisk
 
     _T = TypeVar("_T")
@@ -234,6 +235,13 @@ class DB(Closing, WritableTree):
     def options(self) -> Options:
         """The options in force."""
         return self._options
+
+    @property
+    def aio(self) -> AsyncStore:
+        """The same methods as coroutines, and scans for `async for`: see `lsmkit.aio`."""
+        from .aio import AsyncStore
+
+        return AsyncStore(self)
 
     # --- In other processes.
 

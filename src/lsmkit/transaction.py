@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import MutableMapping
+from time import sleep
 
 from ._core import core
 from .errors import ClosedError, ConflictError
@@ -463,13 +464,13 @@ def run(
         except ConflictError:
             if attempt == retries:
                 raise
-        _pause(attempt)
+        sleep(pause_after(attempt))
     raise AssertionError("the last attempt returns or raises")
 
 
-def _pause(attempt: int) -> None:
-    """Between attempts: longer each time, and by chance, so that rivals do not meet again."""
+def pause_after(attempt: int) -> float:
+    """Seconds until the next: more each time, and by chance, so that rivals do not meet again."""
     from random import random
-    from time import sleep
 
-    sleep(random() * min(_PAUSE_MIN * 2**attempt, _PAUSE_MAX))
+    longest: float = min(_PAUSE_MIN * 2**attempt, _PAUSE_MAX)
+    return random() * longest

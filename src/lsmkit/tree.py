@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._core.core import _BytesLike as Buffer
     from ._core.core import _ColumnLike as ColumnLike
     from ._core.core import _Durability
+    from .aio import AsyncTree
     from .compaction.scheduler import Coordinator
     from .transaction import Transaction
 
@@ -331,6 +332,15 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
         from .transaction import run
 
         return run(self, work, retries, durability, timeout)
+
+    # --- In event loops.
+
+    @property
+    def aio(self) -> AsyncTree:
+        """The same methods as coroutines, and scans for `async for`: see `lsmkit.aio`."""
+        from .aio import AsyncTree
+
+        return AsyncTree(self)
 
     # --- The background.
 

@@ -19,7 +19,7 @@ from types import ModuleType
 import pytest
 
 import lsmkit
-from lsmkit import compaction, dbm, errors, merge, options, stats, testing, verify
+from lsmkit import aio, compaction, dbm, errors, merge, options, stats, testing, verify
 from lsmkit._core import core
 
 repair_module = sys.modules["lsmkit.repair"]  # in the package the name is the function's
@@ -28,6 +28,7 @@ STUB = PACKAGE / "_core" / "core.pyi"
 PROGRAM = Path(__file__).parent / "typed_program.py"
 MODULES: list[ModuleType] = [
     lsmkit,
+    aio,
     compaction,
     dbm,
     errors,

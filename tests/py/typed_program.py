@@ -7,6 +7,7 @@ and checks that nothing public is missing.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import sys
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 import lsmkit
 import lsmkit.testing
-from lsmkit import compaction, dbm, merge
+from lsmkit import aio, compaction, dbm, merge
 
 
 def single_operations(db: lsmkit.DB) -> None:
@@ -321,6 +322,63 @@ def options(db: lsmkit.DB) -> None:
     assert in_force.segment_bytes == 1 << 20
 
 
+async def in_a_loop(db: lsmkit.DB, directory: str) -> None:
+    a: aio.AsyncStore = db.aio
+    await a.put(b"a", b"1", ttl=9, durability="sync", timeout=1)
+    found: bytes | None = await a.get(b"a")
+    other: bytes | int = await a.get(b"none", 0)
+    popped: bytes = await a.pop(b"a")
+    absent: bytes | None = await a.pop(b"a", None)
+    assert (found, other, popped, absent) == (b"1", 0, b"1", None)
+    kept: bytes = await a.setdefault(b"k1", b"1")
+    applied: bool = await a.put_many([b"k1", b"k2"], [kept, b"2"], source="loop", seq=1)
+    again: bool = await a.delete_many([b"k9"], source="loop", seq=1)
+    at: int | None = await a.position("loop")
+    assert (applied, again, at) == (True, False, 1)
+    await a.merge(b"k1", b"1")
+    await a.merge_many([b"k1"], [b"1"])
+    await a.update({b"k3": b"3"})
+    await a.delete(b"k9")
+    await a.delete_range(b"k9", None)
+    async with a.batch() as b:
+        batch: aio.AsyncBatch = b
+        await batch.put(b"k4", b"4")
+        b.delete(b"k9")
+    written: bool | None = b.applied
+    assert (written, await a.write(lsmkit.WriteBatch())) == (True, True)
+    rows: list[tuple[bytes, bytes]] = [row async for row in a.scan(prefix=b"k")]
+    scan: aio.AsyncScan[bytes] = a.scan_keys(prefix=b"k")
+    assert [key async for key in scan] == [key for key, _ in rows]
+    await scan.aclose()
+    values: list[bytes] = [value async for value in a.scan_values()]
+    parts: list[lsmkit.Columns] = [part async for part in a.scan_columns()]
+    assert sum(map(len, parts)) == len(values)
+    async with a.snapshot() as snapshot, snapshot.cursor() as cursor:
+        moment: aio.AsyncSnapshot = snapshot
+        place: aio.AsyncCursor = cursor
+        is_there: bool = await place.seek_to_first()
+        assert (is_there, await moment.get(place.key)) == (True, place.value)
+
+    async def work(t: aio.AsyncTransaction) -> bytes | None:
+        t.put(b"k5", b"5")
+        return await t.get(b"k5")
+
+    seen: bytes | None = await a.run(work)
+    async with a.transaction() as t:
+        many: list[bytes | None] = await t.get_many([b"k5"])
+        pairs = [row async for row in t.scan()]
+        assert (many, seen) == ([pairs[-1][1]], b"5")
+        t.rollback()
+    tree: aio.AsyncTree = a
+    await tree.flush()
+    await a.ingest([b"k6"], [b"6"])
+    stats: lsmkit.Stats = await a.stats()
+    report: lsmkit.Verification = await a.verify()
+    assert (report.ok, stats.table_bytes > 0) == (True, True)
+    await a.checkpoint(directory + "-loop")
+    lsmkit.destroy(directory + "-loop")
+
+
 def as_dbm(directory: str) -> None:
     with dbm.open(directory, "c", 0o600) as database:
         mapping: MutableMapping[bytes, bytes] = database
@@ -461,6 +519,7 @@ def main(directory: str) -> None:
     with lsmkit.open(os.fsencode(directory)) as db:
         errors(directory)
         elsewhere()
+        asyncio.run(in_a_loop(db, directory))
         db.ingest([b"many"], [b"rows"])
         db.checkpoint(directory + "-copy")
     mended: lsmkit.Repair = lsmkit.repair(directory + "-copy")
