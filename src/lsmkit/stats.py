@@ -193,8 +193,7 @@ class Stats(_Counted):
     """Ranges that `delete_range` deleted and whose rows are not all off the disk: those in the log,
     and stretches of keys over tables."""
     pressure: float
-    """How far compaction is behind, from 0, at which writers are not slowed, to 1, at which they
-    wait."""
+    """How much writers are slowed, from 0, not at all, to 1, where they wait."""
     write_amplification: float
     """Bytes written to log and tables for each byte of the log; 0 before anything came."""
     space_amplification: float

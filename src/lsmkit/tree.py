@@ -375,9 +375,11 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
 
     @property
     def pressure(self) -> float:
-        """How far flush and compaction are behind the writers, from 0 to 1, where writers wait."""
+        """How much writers are slowed because flush and compaction are behind: from 0, not at all,
+        to 1, where they wait. It rises before writes have to wait long, so it is what to listen to
+        in order to write less in time. Costs a lock that is held for an instant."""
         self._handle.check()
-        return self._coordinator.pressure
+        return max(self._coordinator.pressure, self._handle.log_pressure())
 
     def _check_writable(self) -> None:
         self._handle.check()

@@ -378,6 +378,7 @@ cdef extern from "store.h" nogil:
     lk_status lk_store_sync(lk_store *s, lk_error *err)
     lk_status lk_store_flush(lk_store *s, lk_error *err)
     void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bint stop)
+    double lk_store_pressure(lk_store *s)
     lk_status lk_store_set_property(lk_store *s, const char *name, const char *value,
                                     lk_error *err)
     lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_error *err)

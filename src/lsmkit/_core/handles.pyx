@@ -363,6 +363,13 @@ cdef class Handle:
         with nogil:
             lk_store_set_rate(self.s, rate, wait)
 
+    def log_pressure(self):
+        """How much the log that waits for its flush slows writers, from 0 to 1, where they wait."""
+        cdef double pressure
+        with nogil:
+            pressure = lk_store_pressure(self.s)
+        return pressure
+
     def background_error(self, str text):
         self.errors += 1
         self.last_error = text

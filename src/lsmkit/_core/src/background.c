@@ -209,10 +209,12 @@ static lk_status segments_prove(lk_store *s, const lk_view *v, lk_error *err)
 lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk_error *err)
 {
     lk_status st = LK_OK;
-    uint64_t *snapshots = NULL, now_us;
+    uint64_t *snapshots = NULL, now_us, log_bytes = 0;
     w->started_ns = lk_env_now_ns(s->env);
     w->view = frozen_segments(s, w->segments, &w->count, &now_us);
     if (w->count == 0) goto done;
+    for (uint32_t i = 0; i < w->count; i++) log_bytes += w->segments[i]->tail;
+    lk_pace_flush_began(s, w->started_ns, log_bytes);
     LK_TRY(segments_prove(s, w->view, err));
     lk_flush f = {
         .env = s->env,
@@ -248,6 +250,9 @@ void lk_store_flush_end(lk_store *s, lk_flush_work *w, bool published)
             if (w->segments[i]->recovered) atomic_fetch_sub(&s->recovered_left, 1);
         }
         atomic_fetch_sub_explicit(&s->frozen, n, memory_order_release);
+    }
+    if (n > 0) {
+        lk_pace_flush_ended(s, lk_env_now_ns(s->env), published);
         lk_event_broadcast(&s->changed);
     }
     lk_view_unref(w->view);

@@ -400,6 +400,7 @@ static void store_init(lk_store *s)
     lk_lock_init(&s->snapshot_lock);
     lk_lock_init(&s->failure_lock);
     lk_gap_memory_init(&s->gaps);
+    lk_pace_init(&s->pace);
     pthread_mutex_init(&s->sync_mutex, NULL);
     pthread_cond_init(&s->sync_cond, NULL);
     pthread_mutex_init(&s->queue_mutex, NULL);

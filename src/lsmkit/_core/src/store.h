@@ -76,6 +76,15 @@ typedef struct lk_store_counters {
     _Atomic uint64_t rows_copied, recovered_records, recovered_bytes, lost_bytes;
 } lk_store_counters;
 
+/* What the speed of writers goes by, see pace.c. */
+typedef struct lk_pace {
+    uint64_t next_ns;          /* when the next piece may be written */
+    uint64_t flush_started_ns; /* of the flush under way; 0: none */
+    uint64_t flush_bytes;      /* of log that it takes up */
+    double flush_ns_per_byte;  /* mean of those before, the last one half of it */
+    bool flush_fails;          /* the last one did */
+} lk_pace;
+
 struct lk_store_job;
 struct lk_follower;
 
@@ -111,9 +120,9 @@ typedef struct lk_store {
     uint64_t newest_generation;           /* of the segment activated last */
     uint32_t previous_end, previous_link; /* of the last frozen segment, while none is active */
     bool held;                            /* the next sequence is being given away: writers wait */
-    bool periodic;        /* something was written that waits for the periodic sync */
-    uint64_t fill_to;     /* where a writer waits for the active segment to be filled */
-    uint64_t pace_ns;     /* when the next piece may be written, under a rate */
+    bool periodic;    /* something was written that waits for the periodic sync */
+    uint64_t fill_to; /* where a writer waits for the active segment to be filled */
+    lk_pace pace;
     lk_error spare_error; /* why no spare can be had */
 
     lk_lock view_lock;  /* replacing the view */
@@ -302,12 +311,34 @@ uint64_t lk_store_log_bytes(lk_store *s);
  * lk_store_resume says which comes then. One at a time. */
 uint64_t lk_store_hold(lk_store *s);
 void lk_store_resume(lk_store *s, uint64_t next_seq);
-/* How fast writers may log (0: no limit), and whether they may begin another segment. */
-void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop);
 /* Keeps the first failure of the log, and readers' memory out of the kernel's hands. */
 void lk_store_fail(lk_store *s, const lk_error *err);
 /* That failure again; LK_OK when there was none. */
 lk_status lk_store_failure(lk_store *s, lk_error *err);
+
+/* ---- room and speed (room.c, pace.c) ---- */
+
+/* Whether a frame goes into the active segment at once. The write lock is held. */
+static inline bool lk_store_fits(const lk_store *s, uint64_t frame_bytes)
+{
+    return s->active != NULL && frame_bytes + s->active->position <= s->limit;
+}
+/* Returns with the write lock held and room for the frame, or with an error and without it. */
+lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t timeout_ns,
+                                  lk_error *err);
+/* How fast compaction lets writers log (0: no limit), and whether they may begin another segment. */
+void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop);
+/* How much the log slows writers: 0: not at all, 1: they wait. */
+double lk_store_pressure(lk_store *s);
+
+void lk_pace_init(lk_pace *p);
+void lk_pace_flush_began(lk_store *s, uint64_t now_ns, uint64_t log_bytes);
+void lk_pace_flush_ended(lk_store *s, uint64_t now_ns, bool published);
+/* Moves `limit` on, as far as the writer's speed allows; false: not before `*out_until`. The write
+ * lock is held, and there is an active segment. */
+bool lk_pace_step(lk_store *s, uint64_t frame_bytes, uint64_t *out_until);
+/* In how long there may be room, where a writer has to stop. */
+uint64_t lk_pace_left_ns(lk_store *s, uint64_t now_ns);
 
 /* ---- background (background.c) ---- */
 

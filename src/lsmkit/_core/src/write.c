@@ -4,25 +4,17 @@
  * that is rare - no segment yet, the segment is full, writers are slowed, the store is closing or
  * failed - is behind one comparison with `limit`, which then is lower than the position.
  *
- * Threads   see store.h. Waiting is done on `changed`, never with write_lock held.
+ * Callers   the border. Waiting for room is in room.c.
+ * Threads   see store.h.
  */
 #include <stdlib.h>
 
 #include "check.h"
 #include "frame.h"
-#include "pulse.h"
 #include "stamp.h"
 #include "store.h"
 
-#define PACE_NS 1000000u  /* a paced writer gets the bytes of a millisecond at a time */
-#define STRIDE (4u << 20) /* so often a writer tells the keeper to make pages present ahead of it */
-
 /* ---- the hot path ---- */
-
-static inline bool fits(const lk_store *s, uint64_t frame_bytes)
-{
-    return s->active != NULL && frame_bytes + s->active->position <= s->limit;
-}
 
 static void count(lk_store *s, uint64_t records, uint64_t bytes)
 {
@@ -44,7 +36,7 @@ lk_status lk_store_try_put(lk_store *s, uint32_t tree, lk_kind kind, const uint8
     uint64_t bytes = lk_frame_bytes(lk_record_bytes(tree, key_len, value_len));
     if (LK_UNLIKELY(!lk_lock_try(&s->write_lock))) return LK_FULL;
     lk_status st = LK_FULL;
-    if (LK_LIKELY(fits(s, bytes) && s->mapped)) {
+    if (LK_LIKELY(lk_store_fits(s, bytes) && s->mapped)) {
         st = lk_segment_put(s->active, tree, kind, key, key_len, value, value_len, hash, NULL);
         if (LK_LIKELY(st == LK_OK)) count(s, 1, bytes);
     }
@@ -56,7 +48,7 @@ lk_status lk_store_try_begin(lk_store *s, uint64_t body_bytes, uint32_t records,
 {
     *out = NULL;
     if (!lk_lock_try(&s->write_lock)) return LK_FULL;
-    if (fits(s, lk_frame_bytes(body_bytes)) && s->mapped &&
+    if (lk_store_fits(s, lk_frame_bytes(body_bytes)) && s->mapped &&
         lk_segment_begin(s->active, body_bytes, records, false, out, NULL) == LK_OK) {
         return LK_OK;
     }
@@ -121,234 +113,6 @@ lk_status lk_store_failure(lk_store *s, lk_error *err)
     if (atomic_load_explicit(&s->failed, memory_order_acquire) == 0) return LK_OK;
     if (err != NULL) *err = s->failure;
     return s->failure.code;
-}
-
-/* ---- room ---- */
-
-typedef struct waiter {
-    uint64_t started_ns;
-    uint64_t deadline_ns; /* UINT64_MAX: none */
-} waiter;
-
-/* Waits, without the write lock, until something changes or the deadline is over. */
-static lk_status wait_for_change(lk_store *s, uint64_t seen, uint64_t until_ns, const waiter *w,
-                                 lk_error *err)
-{
-    uint64_t now = lk_env_now_ns(s->env);
-    if (now >= w->deadline_ns) {
-        return lk_fail(err, LK_BUSY, 0, s->dir, 10000000, 0, 0,
-                       "no room for the write within its timeout: %u segments wait for flush",
-                       atomic_load_explicit(&s->frozen, memory_order_relaxed));
-    }
-    uint64_t end = until_ns < w->deadline_ns ? until_ns : w->deadline_ns;
-    (void)lk_event_wait_ns(&s->changed, seen,
-                           end == UINT64_MAX ? LK_EVENT_FOREVER : (end > now ? end - now : 0));
-    return LK_OK;
-}
-
-/* A segment of the usual size, or one that a larger frame fits into; made here only when the keeper
- * has none of that size. The write lock is held. */
-static lk_status spare_for(lk_store *s, uint64_t frame_bytes, lk_segment **out, lk_error *err)
-{
-    uint64_t need = frame_bytes + LK_SEGMENT_HEADER_BYTES;
-    *out = NULL;
-    if (need <= s->options.segment_bytes) {
-        *out = s->spare;
-        s->spare = NULL;
-        return LK_OK;
-    }
-    if (need > LK_SEGMENT_BYTES_MAX) {
-        return lk_fail(err, LK_INVALID, 0, s->dir, 0, LK_SEGMENT_BYTES_MAX, need,
-                       "a write of %llu bytes is larger than the largest log segment, %u bytes",
-                       (unsigned long long)frame_bytes, LK_SEGMENT_BYTES_MAX);
-    }
-    lk_segment_plan plan = {
-        .env = s->env,
-        .dir = s->dir,
-        .generation = s->next_generation++,
-        .capacity = (uint32_t)lk_align_up(need, LK_PAGE_BYTES),
-        .expected = 1024,
-        .mapped = s->mapped,
-    };
-    lk_status st = lk_segment_prepare(&plan, NULL, out, err);
-    if (st != LK_OK) return st;
-    if (s->spare != NULL) {
-        /* Its generation is older than the one just made: it may not follow it. */
-        char path[LK_PATH_MAX];
-        lk_segment_path(s->dir, s->spare->generation, path, sizeof path);
-        st = lk_env_unlink(s->env, path, err);
-        lk_segment_unref(s->spare);
-        s->spare = NULL;
-    }
-    if (st == LK_OK) st = lk_env_sync_dir(s->env, s->dir, err);
-    if (st != LK_OK) {
-        lk_segment_unref(*out);
-        *out = NULL;
-    }
-    return st;
-}
-
-/* Where the writer next looks up from its work: at the end of the segment, or to wake the keeper. */
-static uint32_t next_stop(const lk_segment *a, uint64_t frame_bytes)
-{
-    uint64_t stop = lk_align_up(a->position + 1, STRIDE);
-    if (stop < a->position + frame_bytes) stop = a->position + frame_bytes;
-    uint32_t filled = atomic_load_explicit(&a->filled, memory_order_acquire);
-    return stop < filled ? (uint32_t)stop : filled;
-}
-
-/* `fresh` becomes the active segment, the one before is frozen. The write lock is held; `fresh` is
- * consumed. */
-static lk_status rotate(lk_store *s, lk_segment *fresh, lk_error *err)
-{
-    lk_status st = LK_OK;
-    lk_segment *old = s->active;
-    uint32_t end = old != NULL ? old->tail : s->previous_end;
-    uint32_t link = old != NULL ? old->link : s->previous_link;
-    uint64_t seq = old != NULL ? old->base_seq + old->count : s->next_seq;
-    LK_TRY(lk_segment_activate(fresh, seq, end, link, err));
-    LK_TRY(lk_store_install(s, NULL, 0, fresh, err));
-    s->active = fresh; /* the view holds it too; this is the writer's reference */
-    fresh = NULL;
-    s->newest_generation = s->active->generation;
-    /* Before its first record is acknowledged: whoever hears of that finds the segment. */
-    if (s->pulse != NULL) (void)lk_pulse_generation(s->pulse, s->newest_generation, NULL);
-    s->fill_to = 0;
-    bool paced = atomic_load_explicit(&s->write_rate, memory_order_relaxed) != 0;
-    s->limit = paced ? s->active->position : next_stop(s->active, 0);
-    if (old != NULL) {
-        lk_segment_unref(old);
-        atomic_fetch_add_explicit(&s->frozen, 1, memory_order_relaxed);
-        lk_store_wake(s);
-    }
-    atomic_fetch_add_explicit(&s->counters.rotations, 1, memory_order_relaxed);
-    lk_event_signal(&s->keeper_event);
-done:
-    if (fresh != NULL) {
-        /* Its header may be there: a segment that the log does not go on with must not be found. */
-        char path[LK_PATH_MAX];
-        lk_segment_path(s->dir, fresh->generation, path, sizeof path);
-        (void)lk_env_unlink(s->env, path, NULL);
-        lk_segment_unref(fresh);
-    }
-    return st;
-}
-
-/* Waiting for a flush that cannot succeed would be for ever: its error goes to the writer. */
-static lk_status flush_failure(lk_store *s, lk_error *err)
-{
-    lk_status st = LK_OK;
-    pthread_mutex_lock(&s->queue_mutex);
-    if (s->flush_retry_ns != 0) {
-        st = s->background_error.code;
-        if (err != NULL) *err = s->background_error;
-    }
-    pthread_mutex_unlock(&s->queue_mutex);
-    return st;
-}
-
-/* One step towards room in the active segment: rotates, or says that there is something to wait
- * for: the background, or (out_soon) just the keeper, who is making a file. The write lock is held. */
-static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, bool *out_soon,
-                           lk_error *err)
-{
-    lk_segment *fresh;
-    *out_wait = *out_soon = false;
-    if (s->held ||
-        atomic_load_explicit(&s->frozen, memory_order_relaxed) >= s->options.frozen_max ||
-        atomic_load_explicit(&s->stopped, memory_order_relaxed) != 0) {
-        *out_wait = true;
-        return flush_failure(s, err);
-    }
-    atomic_store_explicit(&s->spare_wanted, true, memory_order_relaxed);
-    lk_status st = spare_for(s, frame_bytes, &fresh, err);
-    if (st != LK_OK) return st;
-    if (fresh != NULL) return rotate(s, fresh, err);
-    if (s->spare_error.code != LK_OK) {
-        if (err != NULL) *err = s->spare_error;
-        st = s->spare_error.code;
-        s->spare_error.code = LK_OK; /* the keeper tries again: a disk that was full may not be */
-        lk_event_signal(&s->keeper_event);
-        return st;
-    }
-    lk_event_signal(&s->keeper_event);
-    *out_wait = *out_soon = true;
-    return LK_OK;
-}
-
-/* Under a rate, `limit` moves on by the bytes of a millisecond at a time. */
-static bool pace(lk_store *s, uint64_t frame_bytes, uint64_t *out_until)
-{
-    uint64_t rate = atomic_load_explicit(&s->write_rate, memory_order_relaxed);
-    lk_segment *a = s->active;
-    if (rate == 0) {
-        s->limit = next_stop(a, frame_bytes);
-        lk_event_signal(&s->keeper_event);
-        return true;
-    }
-    uint64_t now = lk_env_now_ns(s->env);
-    if (now < s->pace_ns) {
-        *out_until = s->pace_ns;
-        return false;
-    }
-    uint64_t piece = rate / (1000000000u / PACE_NS);
-    if (piece < frame_bytes) piece = frame_bytes;
-    uint64_t limit = a->position + piece;
-    uint32_t filled = atomic_load_explicit(&a->filled, memory_order_acquire);
-    s->limit = limit < filled ? (uint32_t)limit : filled;
-    s->pace_ns = now + (uint64_t)((double)piece * 1e9 / (double)rate);
-    return true;
-}
-
-static void count_wait(lk_store *s, bool paced, uint64_t ns)
-{
-    lk_store_counters *c = &s->counters;
-    atomic_fetch_add_explicit(paced ? &c->slowdowns : &c->stalls, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(paced ? &c->slowdown_ns : &c->stall_ns, ns, memory_order_relaxed);
-}
-
-/* Returns with the write lock held and room for the frame, or with an error and without it. */
-static lk_status lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t timeout_ns,
-                                lk_error *err)
-{
-    /* A timeout bounds the wait for flush and compaction, not that for an empty file. */
-    const waiter patient = {.deadline_ns = UINT64_MAX};
-    waiter w = {.started_ns = lk_env_now_ns(s->env)};
-    w.deadline_ns = timeout_ns > UINT64_MAX - w.started_ns ? UINT64_MAX : w.started_ns + timeout_ns;
-    for (;;) {
-        bool wait = false, paced = false, soon = false;
-        uint64_t until = UINT64_MAX, seen = lk_event_generation(&s->changed);
-        lk_lock_acquire(&s->write_lock);
-        lk_status st = LK_OK;
-        if (atomic_load_explicit(&s->state, memory_order_relaxed) != LK_STATE_OPEN) {
-            st = lk_store_closed_error(s, err);
-        } else {
-            st = lk_store_failure(s, err);
-        }
-        if (st == LK_OK && fits(s, frame_bytes)) return LK_OK;
-        bool room = s->active != NULL && s->active->position + frame_bytes <= s->active->capacity;
-        if (st == LK_OK) {
-            if (room) {
-                wait = paced = !pace(s, frame_bytes, &until);
-            } else {
-                st = make_room(s, frame_bytes, &wait, &soon, err);
-            }
-        }
-        if (st == LK_OK && !wait && fits(s, frame_bytes)) return LK_OK;
-        if (st == LK_OK && room && !wait) {
-            /* The keeper has not come so far with the blocks of the file. */
-            wait = true;
-            s->fill_to = s->active->position + frame_bytes;
-            lk_event_signal(&s->keeper_event);
-        }
-        lk_lock_release(&s->write_lock);
-        if (st != LK_OK) return st;
-        if (!wait) continue;
-        uint64_t from = lk_env_now_ns(s->env);
-        st = wait_for_change(s, seen, until, soon ? &patient : &w, err);
-        if (st != LK_OK) return st;
-        count_wait(s, paced, lk_env_now_ns(s->env) - from);
-    }
 }
 
 /* ---- whole writes ---- */
@@ -447,7 +211,7 @@ static uint64_t time_left(lk_store *s, uint64_t started_ns, uint64_t timeout_ns)
     return passed < timeout_ns ? timeout_ns - passed : 0;
 }
 
-/* As lock_with_room, and what is checked was not written since its moment: else LK_MISS. */
+/* As lk_store_lock_with_room, and what is checked was not written since its moment: else LK_MISS. */
 static lk_status lock_checked(lk_store *s, const lk_write *w, uint64_t frame_bytes, lk_error *err)
 {
     lk_prover p;
@@ -462,7 +226,7 @@ static lk_status lock_checked(lk_store *s, const lk_write *w, uint64_t frame_byt
         lk_view_unref(v);
         if (st == LK_OK && verdict != LK_SAME) st = LK_MISS;
         if (st != LK_OK) break;
-        st = lock_with_room(s, frame_bytes, time_left(s, started, w->timeout_ns), err);
+        st = lk_store_lock_with_room(s, frame_bytes, time_left(s, started, w->timeout_ns), err);
         if (st != LK_OK) break;
         v = lk_store_view_now(s, &now);
         verdict = lk_prover_settle(&p, v, now);
@@ -493,7 +257,7 @@ static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *
     lk_status st = wait_for_proof(s, err);
     if (st == LK_OK) {
         st = w->checks != NULL ? lock_checked(s, w, frame_bytes, err)
-                               : lock_with_room(s, frame_bytes, w->timeout_ns, err);
+                               : lk_store_lock_with_room(s, frame_bytes, w->timeout_ns, err);
     }
     if (st != LK_OK) return st;
     lk_error failure_of = {0};
@@ -748,18 +512,6 @@ void lk_store_resume(lk_store *s, uint64_t next_seq)
     LK_ASSERT(s->held && s->active == NULL);
     s->held = false;
     s->next_seq = next_seq;
-    lk_lock_release(&s->write_lock);
-    lk_event_broadcast(&s->changed);
-}
-
-void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop)
-{
-    bool same = atomic_exchange(&s->write_rate, bytes_per_second) == bytes_per_second;
-    same = atomic_exchange(&s->stopped, stop) == stop && same;
-    if (same) return;
-    lk_lock_acquire(&s->write_lock);
-    /* The next writer looks at the rate. */
-    if (s->limit != 0 && bytes_per_second != 0) s->limit = s->active->position;
     lk_lock_release(&s->write_lock);
     lk_event_broadcast(&s->changed);
 }
