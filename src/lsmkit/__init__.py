@@ -29,6 +29,7 @@ from .errors import (
     StoreNotFoundError,
 )
 from .housekeeping import destroy
+from .keyspace import Keyspace
 from .options import Options
 from .repair import Repair, repair
 from .stats import Stats
@@ -48,6 +49,7 @@ __all__ = [
     "CorruptionError",
     "Cursor",
     "Error",
+    "Keyspace",
     "LockedError",
     "Options",
     "OptionsError",

@@ -12,6 +12,7 @@ from ._core import core
 from .compaction.scheduler import Coordinator
 from .errors import CorruptionError, Error, OptionsError, StoreNotFoundError
 from .housekeeping import directory_of
+from .keyspace import Keyspace, Keyspaces, meanings
 from .options import Options
 from .stats import Stats, shape_of
 from .tree import Closing, WritableTree
@@ -88,15 +89,18 @@ def open(
     else:
         where = os.fsencode(os.path.join("/", shown))
         machine.make_directories(where)
-    stored = _settled(lambda: core.stored_property(where, "options", machine))
     while True:
+        properties = _settled(lambda: core.stored_properties(where, machine))
+        stored = properties.get("options")
+        keyspaces = meanings(properties)
         completed = chosen if stored is None else chosen.completed(stored)
 
-        def attempt(options: Options = completed) -> core.Handle:
+        def attempt(options: Options = completed, keyspaces: list[Any] = keyspaces) -> core.Handle:
             return core.Handle.open(
                 where,
                 shown,
                 options=options,
+                keyspaces=keyspaces,
                 durability=durability,
                 create_if_missing=create_if_missing,
                 error_if_exists=error_if_exists,
@@ -110,12 +114,11 @@ def open(
         now = handle.property("options")
         if now is None or now == stored or chosen.completed(now) == completed:
             kind = _follower() if follow else DB
-            db = kind._opened(handle, completed, None if machine else os.fsdecode(where))
+            db = kind._opened(handle, completed, keyspaces, None if machine else os.fsdecode(where))
             if disk is not None:
                 disk._opened(db)
             return db
         handle.close()
-        stored = now
 
 
 def _follower() -> type[DB]:
@@ -183,18 +186,22 @@ class DB(Closing, WritableTree):
     """
 
     _tree = 0
+    _keyspace_kind = Keyspace
     _follows = False
     _options: Options
     _place: str | None
 
     @classmethod
-    def _opened(cls, handle: core.Handle, options: Options, place: str | None) -> Self:
+    def _opened(
+        cls, handle: core.Handle, options: Options, keyspaces: list[Any], place: str | None
+    ) -> Self:
         self = cls.__new__(cls)
         self._attach(handle, 0)
         self._handle = handle
         self._options = options
         self._place = place
-        self._coordinator = Coordinator(handle, options)
+        self._keyspaces = Keyspaces(handle, options, keyspaces)
+        self._coordinator = Coordinator(handle, options, self._keyspaces.options_of)
         if not handle.read_only:
             text = options.to_text()
             if handle.property("options") != text:
@@ -202,6 +209,36 @@ class DB(Closing, WritableTree):
             self._coordinator.start()
         _close_when_the_interpreter_exits(self)
         return self
+
+    # --- Keyspaces.
+
+    def keyspace(self, name: str, **options: Any) -> Keyspace:
+        """The keyspace of this name, a store inside the store; made where there is none.
+
+        `name` is a str of 1 to 255 bytes in UTF-8. `options` are those fields of `Options` that
+        concern tables: `compaction`, `compression`, `bottom_compression`, `block_bytes`,
+        `filter_bits`, `table_bytes`, `level_base_bytes`, `level_fanout`; and `ttl` and
+        `merge_operator`. What is named is stored; what was never named is as in the store, but for
+        the last two, which are then none. Options of the store are an OptionsError, and so is
+        another merge operator than the one that is stored.
+
+        The same object is given as long as it is in use. In a store that was opened read-only, one
+        that is not there is a ReadOnlyError. Making one costs one durable edit of the manifest.
+        """
+        return self._keyspaces.open(self, name, options)
+
+    def keyspaces(self) -> list[str]:
+        """The names of all keyspaces, sorted; the store's own rows are in none of them."""
+        return self._keyspaces.names()
+
+    def drop_keyspace(self, name: str) -> None:
+        """Drops a keyspace with all that is in it, durably; KeyError when there is none.
+
+        Its tables are deleted as soon as no scan holds them, what the log holds of it is never
+        written to a table. Its handle raises ClosedError from now on. A new keyspace of the same
+        name is empty.
+        """
+        self._keyspaces.drop(name)
 
     # --- Reports.
 
@@ -223,7 +260,9 @@ class DB(Closing, WritableTree):
 
     def stats(self) -> Stats:
         """Counts, sizes and amplification; costs a walk over the tables' names, no disk."""
-        return Stats.from_raw(_stats_of(core.raw_stats(self._handle), self._options, self.pressure))
+        return Stats.from_raw(
+            _stats_of(core.raw_stats(self._handle), self._keyspaces, self.pressure)
+        )
 
     def verify(self) -> Verification:
         """Reads every byte of every live file and proves every checksum, the order of keys and the
@@ -299,11 +338,10 @@ class DB(Closing, WritableTree):
         return f"<lsmkit.DB at {self.path!r}{', closed' if self.closed else ''}>"
 
 
-def _stats_of(raw: dict[str, Any], options: Options, pressure: float) -> dict[str, Any]:
+def _stats_of(raw: dict[str, Any], keyspaces: Keyspaces, pressure: float) -> dict[str, Any]:
     """The core's counters under the names of `Stats`."""
     c, cache = raw["counters"], raw["cache"]
     version = Version.from_raw(raw["version"])
-    policy = options.compaction
     segments = raw["segment_memory"]
     memory = {
         "segments": segments,
@@ -347,7 +385,9 @@ def _stats_of(raw: dict[str, Any], options: Options, pressure: float) -> dict[st
         },
         "cache": cache,
         "memory": memory,
-        **shape_of(version, policy),
+        **shape_of(
+            version, lambda tree: keyspaces.options_of(tree).compaction, keyspaces.numbers()
+        ),
         "range_tombstones": raw["range_tombstones"],
         "pressure": pressure,
         "background_errors": raw["background_errors"],

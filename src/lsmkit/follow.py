@@ -6,6 +6,8 @@ Every method that reads is here, so that a store which does not follow pays noth
 from __future__ import annotations
 
 from .db import DB
+from .keyspace import Keyspace
+from .tree import WritableTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,68 +21,84 @@ if TYPE_CHECKING:
     from .stats import Stats
     from .tree import Snapshot
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "FollowingKeyspace"]
 
 
-class Follower(DB):
-    """A store that is opened with `follow=True`: refreshed before each read, as `refresh` does it.
+class Following(WritableTree):
+    """A tree of a store that is opened with `follow=True`: refreshed before each read, as
+    `DB.refresh` does it.
 
     Each call sees what was committed before it began. A scan sees one moment, that of its call.
     """
-
-    _follows = True
 
     def _caught_up(self) -> Self:
         self._handle.catch_up()
         return self
 
     def get(self, key: Buffer, default: Any = None) -> Any:
-        return super(Follower, self._caught_up()).get(key, default)
+        return super(Following, self._caught_up()).get(key, default)
 
     def __getitem__(self, key: Buffer, /) -> bytes:
-        return super(Follower, self._caught_up()).__getitem__(key)
+        return super(Following, self._caught_up()).__getitem__(key)
 
     def __contains__(self, key: object, /) -> bool:
-        return super(Follower, self._caught_up()).__contains__(key)
+        return super(Following, self._caught_up()).__contains__(key)
 
     def get_many(self, keys: Any, default: Any = None) -> Any:
-        return super(Follower, self._caught_up()).get_many(keys, default)
+        return super(Following, self._caught_up()).get_many(keys, default)
 
     def scan(self, *bounds: Any, **how: Any) -> Any:
-        return super(Follower, self._caught_up()).scan(*bounds, **how)
+        return super(Following, self._caught_up()).scan(*bounds, **how)
 
     def scan_keys(self, *bounds: Any, **how: Any) -> Any:
-        return super(Follower, self._caught_up()).scan_keys(*bounds, **how)
+        return super(Following, self._caught_up()).scan_keys(*bounds, **how)
 
     def scan_values(self, *bounds: Any, **how: Any) -> Any:
-        return super(Follower, self._caught_up()).scan_values(*bounds, **how)
+        return super(Following, self._caught_up()).scan_values(*bounds, **how)
 
     def scan_columns(self, *bounds: Any, **how: Any) -> Any:
-        return super(Follower, self._caught_up()).scan_columns(*bounds, **how)
+        return super(Following, self._caught_up()).scan_columns(*bounds, **how)
 
     def __iter__(self) -> Iterator[bytes]:
-        return super(Follower, self._caught_up()).__iter__()
+        return super(Following, self._caught_up()).__iter__()
 
     def __reversed__(self) -> Iterator[bytes]:
-        return super(Follower, self._caught_up()).__reversed__()
+        return super(Following, self._caught_up()).__reversed__()
 
     def __len__(self) -> int:
-        return super(Follower, self._caught_up()).__len__()
+        return super(Following, self._caught_up()).__len__()
 
     def __bool__(self) -> bool:
-        return super(Follower, self._caught_up()).__bool__()
+        return super(Following, self._caught_up()).__bool__()
 
     def snapshot(self) -> Snapshot:
-        return super(Follower, self._caught_up()).snapshot()
+        return super(Following, self._caught_up()).snapshot()
 
     def cursor(self) -> Cursor:
-        return super(Follower, self._caught_up()).cursor()
+        return super(Following, self._caught_up()).cursor()
 
     def position(self, source: str) -> int | None:
-        return super(Follower, self._caught_up()).position(source)
+        return super(Following, self._caught_up()).position(source)
 
     def approximate_size(self, start: Buffer | None = None, stop: Buffer | None = None) -> int:
-        return super(Follower, self._caught_up()).approximate_size(start, stop)
+        return super(Following, self._caught_up()).approximate_size(start, stop)
+
+
+class FollowingKeyspace(Following, Keyspace):
+    """A keyspace of a store that follows; closed by the first read after its owner dropped it."""
+
+
+class Follower(Following, DB):
+    """A store that is opened with `follow=True`; see `Following`."""
+
+    _follows = True
+    _keyspace_kind = FollowingKeyspace
+
+    def keyspace(self, name: str, **options: Any) -> Keyspace:
+        return super(Follower, self._caught_up()).keyspace(name, **options)
+
+    def keyspaces(self) -> list[str]:
+        return super(Follower, self._caught_up()).keyspaces()
 
     def stats(self) -> Stats:
         return super(Follower, self._caught_up()).stats()

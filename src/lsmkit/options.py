@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Options"]
+__all__ = ["TREE_FIELDS", "Options"]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -59,6 +59,9 @@ _STORED = (
     "ttl",
     "merge_operator",
 )
+TREE_FIELDS = frozenset(_STORED) - {"segment_bytes"}
+"""Those of a single tree: a keyspace may have its own. `ttl` it has alone: the store's is that of
+the store's own rows."""
 
 
 @record(frozen=True, kw_only=True)
@@ -146,13 +149,19 @@ class Options(Record):
 
     def replace(self, **changes: Any) -> Self:
         """The same options with other values in some fields, which are named from then on."""
-        kept = {name: getattr(self, name) for name in self.named}
-        return type(self)(**{**kept, **changes})
+        return type(self)(**{**self._named_values(), **changes})
 
-    def to_text(self) -> str:
-        """What is stored with a store: a line ``field=value`` for each option of the store."""
+    def _named_values(self) -> dict[str, Any]:
+        """Name and value of the fields that were given."""
+        return {name: getattr(self, name) for name in self._names if name in self.named}
+
+    def to_text(self, names: frozenset[str] = frozenset(_STORED)) -> str:
+        """What is stored with a store: a line ``field=value`` for each option of the store, or for
+        those of `names`."""
         lines = []
         for name in _STORED:
+            if name not in names:
+                continue
             value = getattr(self, name)
             if isinstance(value, Policy):
                 value = value.to_text()
@@ -199,12 +208,12 @@ class Options(Record):
             theirs["merge_operator"] = kept
         elif kept is not None and self.merge_operator != kept:
             raise OptionsError(
-                f"the store merges by {kept.text}; merge_operator is {self.merge_operator!r}"
+                f"the rows are merged by {kept.text}; merge_operator is {self.merge_operator!r}"
             )
         return self.replace(**theirs) if theirs else self
 
     def __reduce__(self) -> tuple[Callable[..., Options], tuple[type[Options], dict[str, Any]]]:
-        return _remake, (type(self), {name: getattr(self, name) for name in sorted(self.named)})
+        return _remake, (type(self), self._named_values())
 
 
 def _check_ttl(value: Any) -> None:

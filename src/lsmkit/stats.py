@@ -18,18 +18,19 @@ from ._record import Record, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from typing_extensions import Self
 
     from .compaction import Policy
-    from .version import Version
+    from .version import Tree, Version
 
 __all__ = [
     "Cache",
     "Compactions",
     "Flushes",
+    "KeyspaceStats",
     "Level",
     "Memory",
     "Recovery",
@@ -170,6 +171,26 @@ class Level(_Counted):
 
 
 @record(frozen=True, kw_only=True)
+class KeyspaceStats(_Counted):
+    """The tables of one keyspace; what only the log holds is not counted."""
+
+    name: str
+    levels: tuple[Level, ...]
+    """Newest first."""
+    table_bytes: int
+    rows: int
+    """Versions and deletes too."""
+    ranges: int
+    runs_max: int
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> Self:
+        given = cls._taken(raw)
+        given["levels"] = tuple([Level.from_raw(each) for each in given["levels"]])
+        return cls(**given)
+
+
+@record(frozen=True, kw_only=True)
 class Stats(_Counted):
     """Everything; see the head of this file. It prints as a table."""
 
@@ -182,6 +203,8 @@ class Stats(_Counted):
     memory: Memory
     levels: tuple[Level, ...]
     """Newest first."""
+    keyspaces: tuple[KeyspaceStats, ...]
+    """Each by itself, by name; the other numbers are of the whole store."""
     table_bytes: int
     """Bytes of all tables on the disk."""
     ranges: int
@@ -213,6 +236,7 @@ class Stats(_Counted):
         for name, kind in _PARTS.items():
             given[name] = kind.from_raw(given[name])
         levels = given["levels"] = tuple([Level.from_raw(each) for each in given["levels"]])
+        given["keyspaces"] = tuple([KeyspaceStats.from_raw(each) for each in given["keyspaces"]])
         logged = given["writes"].bytes
         tables = given["flushes"].bytes + given["compactions"].bytes_out
         deepest = levels[-1].bytes if levels else 0
@@ -226,7 +250,17 @@ class Stats(_Counted):
         for level in self.levels:
             counts = [_count(n) for n in (level.tables, level.rows, level.tombstones)]
             rows.append([level.name, *counts, _size(level.bytes)])
+        for keyspace in self.keyspaces[:_SHOWN_KEYSPACES]:
+            tables, deletes = [
+                _count(sum([getattr(level, name) for level in keyspace.levels]))
+                for name in ("tables", "tombstones")
+            ]
+            size = _size(keyspace.table_bytes)
+            rows.append([f"in {keyspace.name!r}", tables, _count(keyspace.rows), deletes, size])
         lines = [*_aligned(rows), ""]
+        if len(self.keyspaces) > _SHOWN_KEYSPACES:
+            left = len(self.keyspaces) - _SHOWN_KEYSPACES
+            lines.insert(-1, f"and {_count(left)} keyspaces more")
         lines += [f"{name:<12} {text}" for name, text in self._lines()]
         return "\n".join(lines)
 
@@ -274,6 +308,8 @@ class Stats(_Counted):
             yield "errors", f"{_count(self.background_errors)}, the last: {self.last_error}"
 
 
+_SHOWN_KEYSPACES = 20
+
 _PARTS: dict[str, type[_Counted]] = {
     "writes": Writes,
     "flushes": Flushes,
@@ -285,35 +321,64 @@ _PARTS: dict[str, type[_Counted]] = {
 }
 
 
-def shape_of(version: Version, policy: Policy) -> dict[str, Any]:
-    """The entries of `Stats.from_raw` that follow from which tables exist: `levels`, `ranges`,
-    `runs_mean`, `runs_max`."""
-    names: dict[int, str] = {}
-    levels: dict[int, dict[int, Any]] = {}
-    for tree in version.trees.values():
-        names.update(policy.level_names(tree))
-        for r in tree.ranges:
-            for run in r.runs:
-                tables = levels.setdefault(run.level, {})
-                for table in run.tables:
-                    tables[table.file] = table
-    ranges = [r for tree in version.trees.values() for r in tree.ranges]
+def shape_of(
+    version: Version, policy_of: Callable[[int], Policy], keyspaces: Mapping[int, str]
+) -> dict[str, Any]:
+    """The entries of `Stats.from_raw` that follow from which tables exist: `levels`, `keyspaces`,
+    `ranges`, `runs_mean`, `runs_max`. `policy_of` gives the policy of a tree, `keyspaces` are the
+    names of those that are one."""
+    trees = list(version.trees.values())
+    ranges = [r for tree in trees for r in tree.ranges]
     return {
-        "levels": [
-            {
-                "level": level,
-                "name": names[level],
-                "tables": len(tables),
-                "bytes": sum([table.bytes for table in tables.values()]),
-                "rows": sum([table.rows for table in tables.values()]),
-                "tombstones": sum([table.tombstones for table in tables.values()]),
-            }
-            for level, tables in sorted(levels.items())
+        "levels": _levels_of(trees, policy_of),
+        "keyspaces": [
+            {"name": name, **_shape_of_keyspace(version.trees.get(tree), policy_of)}
+            for tree, name in sorted(keyspaces.items(), key=_name)
         ],
         "ranges": len(ranges),
         "runs_mean": sum([len(r.runs) for r in ranges]) / len(ranges) if ranges else 0.0,
         "runs_max": max([len(r.runs) for r in ranges], default=0),
     }
+
+
+def _name(item: tuple[int, str]) -> str:
+    return item[1]
+
+
+def _shape_of_keyspace(tree: Tree | None, policy_of: Callable[[int], Policy]) -> dict[str, Any]:
+    ranges = tree.ranges if tree else ()
+    levels = _levels_of([tree] if tree else [], policy_of)
+    return {
+        "levels": levels,
+        "table_bytes": sum([level["bytes"] for level in levels]),
+        "rows": sum([level["rows"] for level in levels]),
+        "ranges": len(ranges),
+        "runs_max": max([len(r.runs) for r in ranges], default=0),
+    }
+
+
+def _levels_of(trees: Iterable[Tree], policy_of: Callable[[int], Policy]) -> list[dict[str, Any]]:
+    """What stands in each level; where policies call one differently, the last tree's name."""
+    names: dict[int, str] = {}
+    levels: dict[int, dict[int, Any]] = {}
+    for tree in trees:
+        names.update(policy_of(tree.tree).level_names(tree))
+        for r in tree.ranges:
+            for run in r.runs:
+                tables = levels.setdefault(run.level, {})
+                for table in run.tables:
+                    tables[table.file] = table
+    return [
+        {
+            "level": level,
+            "name": names[level],
+            "tables": len(tables),
+            "bytes": sum([table.bytes for table in tables.values()]),
+            "rows": sum([table.rows for table in tables.values()]),
+            "tombstones": sum([table.tombstones for table in tables.values()]),
+        }
+        for level, tables in sorted(levels.items())
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Mapping, MutableMapping, ValuesView
 
 from ._core import core
-from .errors import Error, ReadOnlyError
+from .errors import ClosedError, Error, ReadOnlyError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._core.core import _Durability
     from .aio import AsyncTree
     from .compaction.scheduler import Coordinator
+    from .keyspace import Keyspaces
     from .transaction import Transaction
 
     _T = TypeVar("_T")
@@ -220,6 +221,16 @@ class Snapshot(Closing, _Readable, core.SnapshotReader, Scanned):
         self._source = source
         return self
 
+    def keyspace(self, name: str) -> Snapshot:
+        """The same moment of a keyspace, which ends with this one; KeyError when there is none of
+        that name now. One that was made after the moment is empty."""
+        if self._source is None:
+            raise ClosedError("the snapshot is closed")
+        other = type(self).__new__(type(self))
+        other._share(self, self._source._keyspaces.number(name))
+        other._source = self._source
+        return other
+
     def close(self) -> None:
         """Lets go of the moment; reading through it is a ClosedError from now on."""
         self._release()
@@ -233,6 +244,7 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
 
     _handle: core.Handle
     _coordinator: Coordinator
+    _keyspaces: Keyspaces
     _tree: int
 
     @property
@@ -349,6 +361,7 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
 
         A StorageError means that it may not be; the store then refuses writes until it is reopened.
         """
+        self._check()
         self._handle.sync()
 
     def flush(self) -> None:
@@ -368,7 +381,7 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
         """Waits until nothing is left to flush or to compact; False after `timeout` seconds."""
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout is {timeout!r}; it must be 0 or more seconds")
-        self._handle.check()
+        self._check()
         if self._handle.read_only:
             return True
         return self._wait(self._coordinator.idle(), timeout)
@@ -378,11 +391,11 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
         """How much writers are slowed because flush and compaction are behind: from 0, not at all,
         to 1, where they wait. It rises before writes have to wait long, so it is what to listen to
         in order to write less in time. Costs a lock that is held for an instant."""
-        self._handle.check()
+        self._check()
         return max(self._coordinator.pressure, self._handle.log_pressure())
 
     def _check_writable(self) -> None:
-        self._handle.check()
+        self._check()
         if self._handle.read_only:
             raise ReadOnlyError(f"{self.path}: the store was opened read-only")
 

@@ -20,15 +20,16 @@
 
 /* The worked example of FORMAT.md: the first line of MANIFEST-000007, and an edit behind it. */
 static const char EXAMPLE_BASE[] =
-    "6f6638a527dac954 {\"format\":1,\"manifest\":7,\"edit\":41,\"next_file\":18,\"last_seq\":9000,"
-    "\"log_retired\":3,\"set\":{\"keyspace/1\":\"readings\"},\"tables\":[{\"tree\":0,\"file\":9,"
+    "4408bcb93e5ce5bf {\"format\":1,\"manifest\":7,\"edit\":41,\"next_file\":18,\"last_seq\":9000,"
+    "\"log_retired\":3,\"set\":{\"keyspace/"
+    "16\":\"name=readings\\n\",\"next_tree\":\"17\"},\"tables\":[{\"tree\":0,\"file\":9,"
     "\"level\":0,\"stamp\":9,\"bytes\":4096,\"rows\":100,\"tombstones\":2,\"raw_bytes\":11600,"
     "\"seq_min\":8000,\"seq_max\":8099,\"nonce\":\"00c0ffee00c0ffee\",\"min\":\"61\",\"max\":"
     "\"7a\"}],"
     "\"ranges\":[{\"tree\":0,\"lower\":\"\",\"files\":[]},{\"tree\":0,\"lower\":\"6b\","
     "\"files\":[9]}],\"complete\":true}\n";
 static const char EXAMPLE_EDIT[] =
-    "747673418357c584 {\"edit\":42,\"next_file\":19,\"last_seq\":9100,\"log_retired\":4,"
+    "df4767cbfd505e27 {\"edit\":42,\"next_file\":19,\"last_seq\":9100,\"log_retired\":4,"
     "\"add\":[{\"tree\":0,\"file\":17,\"level\":0,\"stamp\":18,\"bytes\":5000,\"rows\":100,"
     "\"tombstones\":0,\"raw_bytes\":11600,\"seq_min\":9001,\"seq_max\":9100,"
     "\"nonce\":\"0123456789abcdef\",\"min\":\"6170706c65\",\"max\":\"70656172\"}]}\n";
@@ -785,7 +786,7 @@ LK_TEST(the_worked_example_of_the_format_is_what_is_read_and_written)
     CHECK_EQ(t->ranges[1].run_count, 1);
     CHECK_EQ(lk_table_meta_of(t->files[0].table)->nonce, UINT64_C(0x00c0ffee00c0ffee));
     lk_version_unref(v);
-    CHECK_STR_EQ(lk_manifest_property(m, "keyspace/1"), "readings");
+    CHECK_STR_EQ(lk_manifest_property(m, "keyspace/16"), "name=readings\n");
     CHECK_EQ(lk_manifest_log_retired(m), 3);
 
     lk_edit_init(&e);

@@ -79,6 +79,9 @@ CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
     "stats": lambda db: db.stats(),
     "approximate_size": lambda db: db.approximate_size(),
     "pressure": lambda db: db.pressure,
+    "keyspace": lambda db: db.keyspace("a"),
+    "keyspaces": lambda db: db.keyspaces(),
+    "drop_keyspace": lambda db: db.drop_keyspace("a"),
     "enter": lambda db: db.__enter__(),
 }
 

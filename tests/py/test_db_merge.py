@@ -421,7 +421,7 @@ def test_operator_is_stored_and_another_is_refused(tmp_path: Path) -> None:
         db.merge(b"k", 1)
         assert db[b"k"] == q(2)
     for other in (merge.MaxInt64(), merge.Custom("add_int64", joined)):
-        with pytest.raises(lsmkit.OptionsError, match="the store merges by add_int64"):
+        with pytest.raises(lsmkit.OptionsError, match="the rows are merged by add_int64"):
             lsmkit.open(tmp_path / "store", merge_operator=other)
     with store(tmp_path, merge.AddInt64()) as db:
         assert db[b"k"] == q(2)

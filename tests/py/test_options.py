@@ -127,7 +127,7 @@ def test_a_stored_merge_operator_is_kept_and_never_exchanged() -> None:
     assert Options().completed(stored).merge_operator == merge.AddInt64()
     assert Options(merge_operator=None).completed(stored).merge_operator == merge.AddInt64()
     assert stored.completed(Options(merge_operator=None)).merge_operator == merge.AddInt64()
-    with pytest.raises(OptionsError, match="merges by add_int64"):
+    with pytest.raises(OptionsError, match="merged by add_int64"):
         Options(merge_operator=merge.MaxInt64()).completed(stored)
 
 

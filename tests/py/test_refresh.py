@@ -27,7 +27,7 @@ import pytest
 
 import lsmkit
 from lsmkit import merge
-from lsmkit.follow import Follower
+from lsmkit.follow import Follower, Following, FollowingKeyspace
 
 TINY: dict[str, Any] = {
     "segment_bytes": 4096,
@@ -398,13 +398,54 @@ def test_every_method_that_reads_follows() -> None:
     writes = {"put", "delete", "put_many", "delete_many", "batch", "write", "setdefault", "pop"}
     writes |= {"update", "popitem", "clear", "sync", "flush", "compact", "wait_idle"}
     writes |= {"merge", "merge_many", "delete_range", "transaction", "run", "ingest", "checkpoint"}
+    writes |= {"drop_keyspace"}
     through_others = {"items", "keys", "values", "refresh", "close", "verify", "catch_up"}
-    found = {
-        name
-        for name, member in inspect.getmembers(lsmkit.DB)
-        if not name.startswith("_") and callable(member)
-    }
-    assert found - writes - through_others - set(vars(Follower)) == set()
+    for kind, following in ((lsmkit.DB, Follower), (lsmkit.Keyspace, FollowingKeyspace)):
+        found = {
+            name
+            for name, member in inspect.getmembers(kind)
+            if not name.startswith("_") and callable(member)
+        }
+        follows = set(vars(following)) | set(vars(Following))
+        assert found - writes - through_others - follows == set()
+
+
+def test_a_reader_moves_on_to_keyspaces_that_come_change_and_go(owner: lsmkit.DB) -> None:
+    old = owner.keyspace("old")
+    old[b"k"] = b"1"
+    with reader_of(owner.path) as reader, reader_of(owner.path, follow=True) as follower:
+        followed = follower.keyspace("old")
+        read = reader.keyspace("old")
+        old[b"k"] = b"2"
+        assert (read[b"k"], followed[b"k"]) == (b"1", b"2")
+        owner.keyspace("old", merge_operator=merge.Append).merge(b"k", b"!")
+        owner.keyspace("sums", merge_operator=merge.AddInt64).merge(b"k", 5)
+        assert followed[b"k"] == b"2!"
+        assert follower.keyspaces() == ["old", "sums"]
+        assert reader.keyspaces() == ["old"]
+        with pytest.raises(lsmkit.ReadOnlyError):
+            reader.keyspace("sums")
+        assert reader.refresh()
+        assert read[b"k"] == b"2!"
+        for each in (reader, follower):
+            assert each.keyspace("sums")[b"k"] == (5).to_bytes(8, "little")
+        owner.keyspace("sums").flush()
+        assert follower.keyspace("sums")[b"k"] == (5).to_bytes(8, "little")
+        held = iter(followed.scan())
+        owner.drop_keyspace("old")
+        owner.keyspace("old")[b"other"] = b"3"
+        assert read[b"k"] == b"2!"
+        with pytest.raises(lsmkit.ClosedError):
+            followed.get(b"k")
+        with pytest.raises(lsmkit.ClosedError):
+            next(held)
+        assert dict(follower.keyspace("old")) == {b"other": b"3"}
+        assert reader.refresh()
+        assert read.closed
+        for key in (b"k", b"absent"):
+            with pytest.raises(lsmkit.ClosedError):
+                read.get(key)
+        assert dict(reader.keyspace("old")) == {b"other": b"3"}
 
 
 # --- What the owner keeps ----------------------------------------------------------------------

@@ -18,6 +18,10 @@ from lsmkit.stats import Stats, shape_of
 from lsmkit.version import Version
 
 
+def policy_of(tree: int) -> LazyLeveled:
+    return LazyLeveled()
+
+
 def table(file: int, size: int, low: bytes, high: bytes) -> tuple[Any, ...]:
     return (file, size, size // 100, 3, low, high, 1, 9, 0, 0)
 
@@ -58,7 +62,7 @@ def raw() -> dict[str, Any]:
             "evictions": 1,
         },
         "memory": {"segments": 1, "cache": 3, "tables": 4, "total": 8},
-        **shape_of(version(), LazyLeveled()),
+        **shape_of(version(), policy_of, {}),
         "range_tombstones": 0,
         "pressure": 0.25,
         "background_errors": 0,
@@ -67,7 +71,7 @@ def raw() -> dict[str, Any]:
 
 
 def test_levels_count_a_table_once_and_ranges_count_its_runs() -> None:
-    shape = shape_of(version(), LazyLeveled())
+    shape = shape_of(version(), policy_of, {})
     assert [(x["name"], x["tables"], x["bytes"]) for x in shape["levels"]] == [
         ("flushed", 1, 1000),
         ("tier 1", 1, 500),
@@ -77,8 +81,14 @@ def test_levels_count_a_table_once_and_ranges_count_its_runs() -> None:
 
 
 def test_an_empty_store_has_no_levels() -> None:
-    shape = shape_of(Version.from_raw({}), LazyLeveled())
-    assert shape == {"levels": [], "ranges": 0, "runs_mean": 0.0, "runs_max": 0}
+    shape = shape_of(Version.from_raw({}), policy_of, {})
+    assert shape == {
+        "levels": [],
+        "keyspaces": [],
+        "ranges": 0,
+        "runs_mean": 0.0,
+        "runs_max": 0,
+    }
     stats = Stats.from_raw({**raw(), **shape, "writes": {**raw()["writes"], "bytes": 0}})
     assert (stats.write_amplification, stats.space_amplification) == (0.0, 1.0)
 

@@ -181,7 +181,7 @@ def keys_of_parts() -> None:
     assert len(many) == 3
 
 
-def scans(db: lsmkit.DB | lsmkit.Snapshot) -> None:
+def scans(db: lsmkit.DB | lsmkit.Keyspace | lsmkit.Snapshot) -> None:
     pairs: Iterator[tuple[bytes, bytes]] = db.scan(b"a", b"z", reverse=True, include_stop=True)
     assert [key for key, _ in pairs] == [*db.scan_keys(b"a", include_start=True, reverse=True)]
     keys: list[bytes] = list(db.scan_keys(prefix=b"k"))
@@ -235,6 +235,25 @@ def snapshots(db: lsmkit.DB) -> None:
     snapshot.close()
     with lsmkit_raises(lsmkit.ClosedError):
         snapshot[b"later"]
+
+
+def keyspaces(db: lsmkit.DB) -> None:
+    readings: lsmkit.Keyspace = db.keyspace("readings", compression="zstd")
+    with db.batch() as batch:
+        batch.put(b"a", b"1", keyspace=readings)
+        batch.delete(b"b", keyspace=db)
+    store: lsmkit.DB = readings.db
+    names: list[str] = db.keyspaces()
+    codec: str = readings.options.compression
+    assert (store is db, names, codec) == (True, [readings.name], "zstd")
+    scans(readings)
+    with db.snapshot() as snapshot:
+        frozen: lsmkit.Snapshot = snapshot.keyspace("readings")
+        assert dict(frozen) == {b"a": b"1"}
+    held: list[tuple[str, int]] = [(ks.name, ks.rows) for ks in db.stats().keyspaces]
+    assert held == [("readings", 0)]
+    db.drop_keyspace("readings")
+    assert readings.closed
 
 
 def housekeeping(db: lsmkit.DB, directory: str) -> None:
@@ -511,6 +530,7 @@ def main(directory: str) -> None:
         scans(db)
         cursors(db)
         snapshots(db)
+        keyspaces(db)
         housekeeping(db, directory)
         options(db)
         db.flush()

@@ -116,8 +116,8 @@ cdef class Cursor:
     cdef int check_open(self) except -1:
         if self.browser.cursor == NULL:
             raise _errors.ClosedError("the cursor is closed")
-        if not lk_store_is_open(self.handle.s):
-            self.handle.check_open()
+        if not lk_store_is_open(self.handle.s) or self.handle.dropped is not None:
+            self.of.check_tree()
         return self.check_idle()
 
     cdef int check_valid(self) except -1:

@@ -92,8 +92,12 @@ cdef extern from "version.h" nogil:
         lk_run *runs
     ctypedef struct lk_tombs:
         pass
+    ctypedef struct lk_tree_file:
+        lk_table *table
     ctypedef struct lk_tree_version:
-        uint32_t tree, range_count
+        uint32_t tree, range_count, file_count
+        uint64_t number
+        lk_tree_file *files
         lk_range *ranges
         lk_tombs *tombs
     ctypedef struct lk_version:
@@ -103,6 +107,15 @@ cdef extern from "version.h" nogil:
     const lk_tree_version *lk_version_tree(const lk_version *v, uint32_t tree)
     uint64_t lk_tree_version_covered(const lk_tree_version *t, const lk_table *table, uint64_t seq)
     uint32_t lk_tombs_stretches(const lk_tombs *t)
+
+cdef extern from "properties.h" nogil:
+    ctypedef struct lk_edit_property:
+        char *name
+        char *value
+    ctypedef struct lk_properties:
+        lk_edit_property *items
+        size_t count
+    void lk_properties_free(lk_properties *p)
 
 cdef extern from "manifest.h" nogil:
     ctypedef struct lk_manifest:
@@ -288,6 +301,17 @@ cdef extern from "checks.h" nogil:
         uint64_t moment
         bint is_held
 
+cdef extern from "trees.h" nogil:
+    ctypedef struct lk_tree_entry:
+        uint32_t tree
+        char *text
+    ctypedef struct lk_trees:
+        uint32_t count
+        lk_tree_entry *items
+    const lk_tree_entry *lk_trees_find(const lk_trees *t, uint32_t tree)
+    const lk_tree_entry *lk_trees_named(const lk_trees *t, const char *name)
+    void lk_trees_unref(lk_trees *t)
+
 cdef extern from "store.h" nogil:
     ctypedef enum lk_durability:
         LK_DURABILITY_PROCESS
@@ -347,8 +371,7 @@ cdef extern from "store.h" nogil:
     void lk_store_options_init(lk_store_options *o)
     lk_status lk_store_open(lk_env *env, const char *dir, const lk_store_options *options,
                             lk_store **out, lk_error *err)
-    lk_status lk_store_peek(lk_env *env, const char *dir, const char *name, char **out,
-                            lk_error *err)
+    lk_status lk_store_peek(lk_env *env, const char *dir, lk_properties *out, lk_error *err)
     lk_status lk_store_close(lk_store *s, lk_error *err)
     void lk_store_free(lk_store *s)
     lk_status lk_store_enter(lk_store *s, lk_error *err)
@@ -388,6 +411,13 @@ cdef extern from "store.h" nogil:
     uint64_t lk_store_segment_memory(lk_store *s)
     uint32_t lk_store_frozen(const lk_store *s)
     uint64_t lk_store_background_errors(lk_store *s, lk_error *out)
+
+    lk_trees *lk_store_trees(lk_store *s)
+    lk_status lk_store_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err)
+    lk_status lk_store_keyspace_create(lk_store *s, const char *text, uint32_t *out_tree,
+                                       lk_error *err)
+    lk_status lk_store_keyspace_change(lk_store *s, uint32_t tree, const char *text, lk_error *err)
+    lk_status lk_store_keyspace_drop(lk_store *s, uint32_t tree, lk_error *err)
 
 cdef extern from "recover.h" nogil:
     lk_status lk_log_dump(lk_env *env, const char *path, bint records,

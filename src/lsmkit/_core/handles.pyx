@@ -47,16 +47,32 @@ cdef uint64_t ttl_us_of(object seconds) except? 0:
     return <uint64_t>(value * 1e6) if value < 1e12 else LK_TTL_NONE
 
 
-cdef lk_settings *settings_of(lk_env *env, object options) except NULL:
-    """Of the trees of a store with these options; the caller gives it back."""
-    cdef lk_tree_settings tree
+cdef int tree_settings(lk_tree_settings *out, uint32_t tree, ttl, operator) except -1:
+    """Borrows the operator of `operator`, which must outlive it."""
+    memset(out, 0, sizeof(out[0]))
+    out.tree = tree
+    out.ttl_us = ttl_us_of(ttl)
+    if operator is not None:
+        out.op = (<Operator?>operator).made()
+    return 0
+
+
+cdef lk_settings *settings_of(lk_env *env, list trees) except NULL:
+    """Of these trees, (number, ttl, operator) by number; the caller gives it back."""
     cdef lk_settings *out = NULL
     cdef lk_error err
-    memset(&tree, 0, sizeof(tree))
-    tree.ttl_us = ttl_us_of(options.ttl)
-    if options.merge_operator is not None:
-        tree.op = (<Operator?>options.merge_operator).made()
-    if lk_settings_new(env, &tree, 1, &out, &err) != LK_OK:
+    cdef lk_status st
+    cdef size_t n = <size_t>len(trees)
+    cdef lk_tree_settings *items = <lk_tree_settings *>malloc((n + 1) * sizeof(lk_tree_settings))
+    if items == NULL:
+        raise MemoryError()
+    try:
+        for i, (tree, ttl, operator) in enumerate(trees):
+            tree_settings(&items[i], tree, ttl, operator)
+        st = lk_settings_new(env, items, <uint32_t>n, &out, &err)
+    finally:
+        free(items)
+    if st != LK_OK:
         raise_error(&err)
     return out
 
@@ -118,11 +134,17 @@ cdef class Handle:
     cdef uint64_t errors
     cdef str last_error
     cdef Disk disk               # None: the real machine's
+    cdef dict seen_trees         # what `version` gave last: (number of the layout, tuple) by tree
+    cdef frozenset dropped       # numbers of keyspaces that were dropped; None: no one was
+    cdef lk_trees *trees         # those that `watcher` knows of
+    cdef object watcher          # a weak reference to who is told when others come; None
     cdef object __weakref__
 
     @staticmethod
-    def open(bytes path, str shown, *, options, str durability, bint create_if_missing,
-             bint error_if_exists, bint read_only, timeout, Disk disk=None):
+    def open(bytes path, str shown, *, options, list keyspaces, str durability,
+             bint create_if_missing, bint error_if_exists, bint read_only, timeout,
+             Disk disk=None):
+        """`keyspaces`: (number, ttl, operator) of those that have one of them, by number."""
         cdef Handle h = Handle.__new__(Handle)
         cdef lk_store_options o
         cdef lk_error err
@@ -146,7 +168,8 @@ cdef class Handle:
         o.create_if_missing = create_if_missing
         o.error_if_exists = error_if_exists
         o.read_only = read_only
-        o.settings = settings_of(env, options)
+        own = (0, options.ttl, options.merge_operator)
+        o.settings = settings_of(env, [own, *keyspaces])
         h.has_ttl = o.settings.has_ttl
         cdef uint64_t left = 0 if timeout is None else timeout_ns(timeout)
         try:
@@ -167,6 +190,7 @@ cdef class Handle:
         return h
 
     def __dealloc__(self):
+        lk_trees_unref(self.trees)
         if self.s == NULL or lk_store_is_forked(self.s):
             return
         with nogil:
@@ -219,7 +243,25 @@ cdef class Handle:
             lk_store_leave(self.s)
         if st != LK_OK:
             raise_error(&err)
+        if moved and self.watcher is not None:
+            self.tell_watcher()
         return bool(moved)
+
+    def watch(self, watcher):
+        """`watcher()` is an object, or None, whose `moved` is called when a refresh has found that
+        keyspaces have come, changed or gone since now."""
+        self.watcher = watcher
+        self.trees = lk_store_trees(self.s)
+
+    cdef int tell_watcher(self) except -1:
+        cdef lk_trees *now = lk_store_trees(self.s)
+        cdef bint is_new = now != self.trees
+        lk_trees_unref(self.trees)
+        self.trees = now
+        watcher = self.watcher() if is_new else None
+        if watcher is not None:
+            watcher.moved()
+        return 0
 
     def catch_up(self):
         """The same, before each read: a look at memory (or two short reads) under the GIL tells when
@@ -229,6 +271,14 @@ cdef class Handle:
         lk_store_leave(self.s)
         if behind:
             self.refresh()
+
+    def has_dropped(self, uint32_t tree):
+        """Whether it is the number of a keyspace that is known to be dropped."""
+        return self.dropped is not None and tree in self.dropped
+
+    def note_dropped(self, trees):
+        """What has these numbers is closed from now on."""
+        self.dropped = (self.dropped or frozenset()) | trees
 
     def sync(self):
         cdef lk_error err
@@ -288,10 +338,11 @@ cdef class Handle:
         self.enter()
         v = lk_store_view(self.s)
         try:
-            return version_tuples(v.version, seen_by_all(self.s))
+            self.seen_trees = seen_trees(v.version, seen_by_all(self.s), self.seen_trees or {})
         finally:
             lk_view_unref(v)
             lk_store_leave(self.s)
+        return {tree: known[1] for tree, known in self.seen_trees.items()}
 
     def free_workers(self):
         return lk_store_free_workers(self.s)
@@ -390,25 +441,46 @@ cdef uint64_t seen_by_all(lk_store *s) except? 0:
 
 cdef dict version_tuples(const lk_version *v, uint64_t seen):
     """The version as nested tuples, as lsmkit.version.Version.from_raw takes them."""
+    return {tree: known[1] for tree, known in seen_trees(v, seen, {}).items()}
+
+
+cdef dict seen_trees(const lk_version *v, uint64_t seen, dict known):
+    """(number of its layout, nested tuples) of each tree; those that are as in `known` from there."""
     cdef const lk_tree_version *t
-    cdef uint32_t tree, i, j
+    cdef uint32_t tree
     out = {}
     for tree in range(v.tree_count):
         t = v.trees[tree]
         if t == NULL:
             continue
-        ranges = []
-        for i in range(t.range_count):
-            runs = []
-            for j in range(t.ranges[i].run_count):
-                runs.append(run_tuple(t, &t.ranges[i].runs[j], seen))
-            lower = PyBytes_FromStringAndSize(<const char *>t.ranges[i].lower.data,
-                                              <Py_ssize_t>t.ranges[i].lower.len)
-            ranges.append((lower, tuple(runs)))
-        out[tree] = tuple(ranges)
+        known_tree = known.get(tree)
+        if known_tree is None or known_tree[0] != t.number:
+            # What has expired, and what deleted ranges cover for all, is counted anew each time.
+            is_steady = t.tombs == NULL and not has_deadlines(t)
+            known_tree = (t.number if is_steady else None, tree_tuple(t, seen))
+        out[tree] = known_tree
     return out
 
 
+cdef bint has_deadlines(const lk_tree_version *t) noexcept:
+    cdef uint32_t i
+    for i in range(t.file_count):
+        if lk_table_meta_of(t.files[i].table).deadlines != 0:
+            return True
+    return False
+
+
+cdef tuple tree_tuple(const lk_tree_version *t, uint64_t seen):
+    cdef uint32_t i, j
+    ranges = []
+    for i in range(t.range_count):
+        runs = []
+        for j in range(t.ranges[i].run_count):
+            runs.append(run_tuple(t, &t.ranges[i].runs[j], seen))
+        lower = PyBytes_FromStringAndSize(<const char *>t.ranges[i].lower.data,
+                                          <Py_ssize_t>t.ranges[i].lower.len)
+        ranges.append((lower, tuple(runs)))
+    return tuple(ranges)
 cdef uint64_t expired_rows(const lk_table_meta *m):
     """How many rows of a table are past their deadline, if deadlines are spread evenly."""
     cdef uint64_t now
@@ -445,13 +517,20 @@ cdef class Reader:
     cdef Handle handle
     cdef lk_store *s        # the handle's
     cdef uint32_t tree
-    cdef uint64_t seq       # what is visible; LK_SEQ_MAX: all
+    cdef uint64_t seq       # what is visible; LK_SEQ_MAX: all; 0: perhaps it was dropped
 
     def __init__(self, *args, **kwargs):
         raise TypeError(f"{type(self).__name__} is made by lsmkit.open and what it gives")
 
     cdef int check_open(self) except -1:
-        return self.handle.check_open()
+        return self.check_tree()
+
+    cdef int check_tree(self) except -1:
+        """Whether what was read ahead of a snapshot's end can still be read."""
+        self.handle.check_open()
+        if self.handle.dropped is not None and self.tree in self.handle.dropped:
+            raise _errors.ClosedError("the keyspace was dropped")
+        return 0
 
     def get(self, key, default=None):
         """The value of `key` as bytes, or `default` when there is none.
@@ -471,6 +550,10 @@ cdef class Reader:
 
     def __contains__(self, key):
         return self.find(key) is not None
+
+    def _check(self):
+        """Raises ClosedError unless it can be read."""
+        self.check_open()
 
     cdef object find(self, key):
         cdef _Bytes b
@@ -499,12 +582,15 @@ cdef class Reader:
             Py_DECREF_pointer(value)
             return result
         if found == LK_LOOKUP_ABSENT:
+            if seq == 0:
+                self.check_open()
             return None
         return self.fetch(key, n, hash, seq)
 
     cdef object fetch(self, const uint8_t *key, size_t n, uint64_t hash, uint64_t seq):
         """The same where a table or block must be read first."""
         cdef lk_view *v
+        self.check_open()
         self.handle.enter()
         v = lk_store_view(self.s)  # under the GIL: a snapshot cannot be released before it is pinned
         try:
@@ -767,11 +853,12 @@ cdef class SnapshotReader(Reader):
     """One moment of a store, kept readable until it is released."""
 
     cdef _Snapshot held
+    cdef bint is_borrowed   # another one gives it back
 
     cdef int check_open(self) except -1:
         if self.held is None or self.held.snapshot == NULL:
             raise _errors.ClosedError("the snapshot is closed")
-        return self.handle.check_open()
+        return Reader.check_open(self)
 
     cdef object find_bytes(self, const uint8_t *key, size_t n, uint64_t seq):
         cdef lk_view *v
@@ -796,11 +883,24 @@ cdef class SnapshotReader(Reader):
         return v
 
     def _take(self, Reader of):
+        of.check_open()
         self.handle = of.handle
         self.s = of.s
         self.tree = of.tree
         self.held = _Snapshot.take(of.handle)
         self.seq = self.held.snapshot.seq
 
+    def _share(self, SnapshotReader of, uint32_t tree):
+        """The same moment of another tree; it ends with `of`."""
+        of.check_open()
+        self.handle = of.handle
+        self.s = of.s
+        self.tree = tree
+        self.held = of.held
+        self.seq = of.seq
+        self.is_borrowed = True
+
     def _release(self):
-        self.held.release()
+        if self.held is not None and not self.is_borrowed:
+            self.held.release()
+        self.held = None

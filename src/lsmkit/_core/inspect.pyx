@@ -1,24 +1,22 @@
 # inspect.pyx: what is in a store: numbers for statistics, proof of every checksum, readable dumps.
 
-def stored_property(bytes directory not None, str name not None, Disk disk=None):
-    """A text kept with the store in a directory; None where there is no store, or it is not set."""
+def stored_properties(bytes directory not None, Disk disk=None):
+    """The texts kept with the store in a directory, by name; none where there is no store."""
     cdef lk_error err
-    cdef char *value = NULL
-    cdef bytes encoded = name.encode()
+    cdef lk_properties found
     cdef const char *c_dir = directory
-    cdef const char *c_name = encoded
     cdef lk_env *env = env_of(disk)
     cdef lk_status st
+    cdef size_t i
     with nogil:
-        st = lk_store_peek(env, c_dir, c_name, &value, &err)
+        st = lk_store_peek(env, c_dir, &found, &err)
     if st != LK_OK:
         raise_error(&err)
-    if value == NULL:
-        return None
     try:
-        return (<bytes>value).decode()
+        return {(<bytes>found.items[i].name).decode(): (<bytes>found.items[i].value).decode()
+                for i in range(found.count)}
     finally:
-        free(value)
+        lk_properties_free(&found)
 
 
 cdef dict counters_of(lk_store_counters *c):

@@ -162,24 +162,6 @@ cdef object numbers_of(const lk_operator *op, numbers, str role):
                          ) from None
 
 
-cdef int batch_check(const lk_operator *op, const uint8_t *at, uint64_t records) except -1:
-    """The operands of a batch, whose records have no tree."""
-    cdef lk_record r
-    cdef lk_bytes span
-    cdef lk_error err
-    cdef uint64_t i
-    for i in range(records):
-        r = lk_record_at(at)
-        at = r.value + r.value_len
-        if r.kind != LK_KIND_MERGE:
-            continue
-        span.data = r.value
-        span.len = r.value_len
-        if op.check(op, span, &err) != LK_OK:
-            raise ValueError(f"write {i} of the batch: {err.message.decode('utf-8', 'replace')}")
-    return 0
-
-
 cdef enum:
     PIECE = 1024  # rows of a list that are looked at together; their spans stay in the cache
 

@@ -96,6 +96,7 @@ cdef class _Scan:
         """Before the cursor moves; `end` after it."""
         if self.is_running:
             raise RuntimeError("the scan is already being read by another thread")
+        self.of.check_tree()
         self.handle.enter()
         self.is_running = True
         return 0

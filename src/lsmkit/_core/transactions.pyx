@@ -74,8 +74,9 @@ def commit(Tree target not None, WriteBatch batch not None, SnapshotReader momen
     for _, keys, ranges in reads:
         n += <size_t>len(<tuple>keys) + <size_t>len(<tuple>ranges)
     moment.check_open()
+    batch = batch.bound_to(target)
     if batch.has_merge:
-        batch_check(target.operator(), batch.data, batch.records)
+        batch.check_operands(target)
     target.prepare(&w, None, durability, timeout)
     w.stamp = batch.has_ttl or target.handle.has_ttl
     w.body = batch.data

@@ -36,24 +36,46 @@ cdef class Tree(Reader):
     cdef bint is_fast       # the store's own durability asks for no sync
     cdef bint is_plain      # ... and rows have no deadline that the tree gives them
     cdef uint64_t ttl_us    # that the tree gives to rows; LK_TTL_NONE
-    cdef lk_operator *op    # its own reference; NULL: the tree has none
+    cdef lk_operator *op    # NULL: the tree has none
+    cdef lk_operator **ops  # references to that and those before it, which a call may still use
+    cdef int op_count
 
     def __dealloc__(self):
-        lk_operator_unref(self.op)
+        for i in range(self.op_count):
+            lk_operator_unref(self.ops[i])
+        PyMem_Free(self.ops)
 
     def _attach(self, Handle handle, uint32_t tree):
+        cdef lk_view *v
+        cdef lk_operator *op
+        cdef lk_operator **more = <lk_operator **>PyMem_Realloc(
+            self.ops, (self.op_count + 1) * sizeof(lk_operator *))
+        if more == NULL:
+            raise MemoryError()
+        self.ops = more
         self.handle = handle
         self.s = handle.s
         self.tree = tree
         self.seq = LK_SEQ_MAX
         self.durability = handle.durability
         self.is_fast = handle.durability != LK_DURABILITY_SYNC and not handle.read_only
-        cdef lk_view *v = lk_store_view(handle.s)
+        handle.enter()  # another thread may be closing it
+        v = lk_store_view(handle.s)
         self.ttl_us = lk_settings_tree(v.settings, tree).ttl_us
-        cdef lk_operator *op = lk_settings_tree(v.settings, tree).op
-        self.op = lk_operator_ref(op) if op != NULL else NULL
+        op = lk_settings_tree(v.settings, tree).op
+        if op != NULL and op != self.op:
+            self.ops[self.op_count] = lk_operator_ref(op)
+            self.op_count += 1
+        self.op = op
         lk_view_unref(v)
+        lk_store_leave(handle.s)
         self.is_plain = self.is_fast and self.ttl_us == LK_TTL_NONE
+
+    def _detach(self):
+        """The tree was dropped: what is read and written without looking whether it is there, looks
+        from now on."""
+        self.is_fast = self.is_plain = False
+        self.seq = 0
 
     # --- One row.
 
@@ -120,8 +142,9 @@ cdef class Tree(Reader):
     cdef lk_operator *operator(self) except NULL:
         if self.op == NULL:
             self.handle.check_open()
+            what = "store" if self.tree == 0 else "keyspace"
             raise _errors.OptionsError(f"{self.handle.path}: there is no merge operator; open the "
-                                       f"store with merge_operator=, one of lsmkit.merge")
+                                       f"{what} with merge_operator=, one of lsmkit.merge")
         return self.op
 
     def setdefault(self, key, default=None, *, ttl=None, durability=None, timeout=None):
@@ -217,6 +240,7 @@ cdef class Tree(Reader):
         return 0
 
     cdef int prepare(self, lk_write *w, ttl, durability, timeout) except -1:
+        self.check_open()
         memset(w, 0, sizeof(w[0]))
         w.durability = self.durability if durability is None else durability_of(durability)
         w.timeout_ns = timeout_ns(timeout)
@@ -339,16 +363,20 @@ cdef class Tree(Reader):
         self.prepare(&w, None, durability, timeout)  # refuses wrong arguments now
         write_once(&w, source, seq)
         b.target = self
+        b.tree = self.tree
+        b.is_bound = True
         b.durability = durability
         b.timeout = timeout
         b.source = source
         b.seq = seq
-        self.handle.check_open()
+        self.check_open()
         return b
 
     def write(self, WriteBatch batch not None, *, durability=None, timeout=None, source=None,
               seq=None):
         """Applies a WriteBatch, atomically and in its order; the batch stays as it is. True.
+
+        Writes that name no keyspace go here, the others to theirs.
 
         `source` (a name) and `seq` (a number from 0 that rises with each write of that source) make
         it exactly once: both are stored with the writes, in the same frame, and a repeat, that is
@@ -359,9 +387,10 @@ cdef class Tree(Reader):
         cdef uint8_t *to
         cdef lk_error err
         cdef lk_status st
+        batch = batch.bound_to(self)
         cdef bint stamp = batch.has_ttl or self.handle.has_ttl
         if batch.has_merge:
-            batch_check(self.operator(), batch.data, batch.records)
+            batch.check_operands(self)
         if (not stamp and durability is None and timeout is None and source is None and seq is None
                 and self.is_fast and 0 < batch.records < 0x7FFFFFFF
                 and lk_store_try_begin(self.s, batch.used, <uint32_t>batch.records, &to) == LK_OK):
@@ -425,6 +454,11 @@ cdef void copy_lists(uint32_t tree, object keys, object values, Py_ssize_t n, ui
                              <size_t>item_bytes(v[i]))
 
 
+cdef enum:
+    DEFAULT_TREE = 0xFFFFFFFF  # in a batch of which it is open whose it is: the default keyspace
+    NO_TREE = 0xFFFFFFFE       # an exception is set
+
+
 cdef class WriteBatch:
     """Writes collected in memory, as they will stand in the log; applied by `db.write(batch)`.
 
@@ -438,6 +472,11 @@ cdef class WriteBatch:
     cdef bint has_ttl        # some put brings a ttl of its own
     cdef bint has_merge
     cdef int locked          # being written without the GIL
+    cdef uint32_t tree       # of writes that name no keyspace
+    cdef bint is_bound       # `tree` says so; else it is that of whoever writes the batch
+    cdef bint is_mixed       # not bound, and some writes name the default keyspace
+    cdef Tree latest         # the keyspace that was named last
+    cdef dict named          # all that were, by number; None: none was
 
     def __dealloc__(self):
         PyMem_Free(self.data)
@@ -456,53 +495,59 @@ cdef class WriteBatch:
         """Bytes that the writes take in the log."""
         return self.used
 
-    def put(self, key, value, *, ttl=None):
-        """Stores `value` under `key` when the batch is applied, for `ttl` seconds from then on; see
-        `DB.put`."""
+    def put(self, key, value, *, ttl=None, keyspace=None):
+        """Stores `value` under `key` when the batch is applied, for `ttl` seconds from then on (see
+        `DB.put`); in `keyspace`, if one is given: a `Keyspace` of the store that the batch is for,
+        or the `DB`, for its default keyspace."""
+        cdef uint32_t tree = self.tree if keyspace is None else self.tree_of(keyspace)
         if ttl is not None:
-            self.put_for(key, value, ttl_us_of(ttl))
+            self.put_for(tree, key, value, ttl_us_of(ttl))
             return
         if (PyBytes_CheckExact(key) and PyBytes_CheckExact(value)
                 and PyBytes_GET_SIZE(key) <= <Py_ssize_t>LK_KEY_BYTES_MAX
                 and PyBytes_GET_SIZE(value) <= <Py_ssize_t>LK_VALUE_BYTES_MAX):
-            self.append(LK_KIND_PUT, <const uint8_t *>PyBytes_AS_STRING(key),
+            self.append(tree, LK_KIND_PUT, <const uint8_t *>PyBytes_AS_STRING(key),
                         <size_t>PyBytes_GET_SIZE(key), <const uint8_t *>PyBytes_AS_STRING(value),
                         <size_t>PyBytes_GET_SIZE(value))
             return
         cdef _Bytes k = key_of(key)
         cdef _Bytes v = bytes_of(value, "value", LK_VALUE_BYTES_MAX)
-        self.append(LK_KIND_PUT, k.data, k.len, v.data, v.len)
+        self.append(tree, LK_KIND_PUT, k.data, k.len, v.data, v.len)
 
-    cdef int put_for(self, key, value, uint64_t ttl_us) except -1:
+    cdef int put_for(self, uint32_t tree, key, value, uint64_t ttl_us) except -1:
         """With the ttl where the log will have the deadline."""
         cdef _Bytes k = key_of(key)
         cdef _Bytes v = bytes_of(value, "value", LK_VALUE_BYTES_MAX)
-        self.append_headed(LK_KIND_PUT_UNTIL, k.data, k.len, <const uint8_t *>&ttl_us,
+        self.append_headed(tree, LK_KIND_PUT_UNTIL, k.data, k.len, <const uint8_t *>&ttl_us,
                            sizeof(ttl_us), v.data, v.len)
         self.has_ttl = True
         return 0
 
-    def delete(self, key):
-        """Removes `key` when the batch is applied."""
+    def delete(self, key, *, keyspace=None):
+        """Removes `key` when the batch is applied; `keyspace` as for `put`."""
+        cdef uint32_t tree = self.tree if keyspace is None else self.tree_of(keyspace)
         cdef _Bytes k = key_of(key)
-        self.append(LK_KIND_DELETE, k.data, k.len, NULL, 0)
+        self.append(tree, LK_KIND_DELETE, k.data, k.len, NULL, 0)
 
-    def merge(self, key, operand):
-        """Stores an operand for `key`, which is bytes-like, when the batch is applied; the store's
-        merge operator looks at it then, and refuses the batch as `DB.merge` would."""
+    def merge(self, key, operand, *, keyspace=None):
+        """Stores an operand for `key`, which is bytes-like, when the batch is applied; the merge
+        operator of its keyspace looks at it then, and refuses the batch as `DB.merge` would.
+        `keyspace` as for `put`."""
+        cdef uint32_t tree = self.tree if keyspace is None else self.tree_of(keyspace)
         cdef _Bytes k = key_of(key)
         cdef _Bytes v = bytes_of(operand, "operand", LK_VALUE_BYTES_MAX)
-        self.append(LK_KIND_MERGE, k.data, k.len, v.data, v.len)
+        self.append(tree, LK_KIND_MERGE, k.data, k.len, v.data, v.len)
         self.has_merge = True
 
-    def delete_range(self, start, stop):
+    def delete_range(self, start, stop, *, keyspace=None):
         """Removes all keys from `start` up to `stop`, which stays, when the batch is applied: those
         that it stores before this, not those that it stores after it. None is the beginning, the
-        end."""
+        end. `keyspace` as for `put`."""
+        cdef uint32_t tree = self.tree if keyspace is None else self.tree_of(keyspace)
         cdef _Bytes a = key_of(b"" if start is None else start)
         cdef _Bytes b = range_stop(a, stop)
         if b is not None:
-            self.append(LK_KIND_DELETE_RANGE, a.data, a.len, b.data, b.len)
+            self.append(tree, LK_KIND_DELETE_RANGE, a.data, a.len, b.data, b.len)
 
     def clear(self):
         """Forgets all writes; keeps the memory."""
@@ -510,21 +555,32 @@ cdef class WriteBatch:
         self.used = 0
         self.records = 0
         self.has_ttl = self.has_merge = False
+        self.is_mixed = False
+        self.latest = None
+        self.named = None
 
     cdef int check_unlocked(self) except -1:
         if self.locked:
             raise RuntimeError("the batch is being written by another thread")
         return 0
 
-    cdef int append(self, lk_kind kind, const uint8_t *key, size_t n, const uint8_t *value,
-                    size_t m) except -1:
-        return self.append_headed(kind, key, n, NULL, 0, value, m)
+    cdef int append(self, uint32_t tree, lk_kind kind, const uint8_t *key, size_t n,
+                    const uint8_t *value, size_t m) except -1:
+        return self.append_headed(tree, kind, key, n, NULL, 0, value, m)
 
-    cdef int append_headed(self, lk_kind kind, const uint8_t *key, size_t n, const uint8_t *head,
-                           size_t h, const uint8_t *value, size_t m) except -1:
-        cdef size_t more = lk_record_bytes(0, n, h + m), want
-        cdef uint8_t *larger
+    cdef int append_headed(self, uint32_t tree, lk_kind kind, const uint8_t *key, size_t n,
+                           const uint8_t *head, size_t h, const uint8_t *value,
+                           size_t m) except -1:
         self.check_unlocked()
+        self.reserve(lk_record_bytes(tree, n, h + m))
+        self.used = <size_t>(lk_record_write_headed(self.data + self.used, tree, kind, key, n, head,
+                                                    h, value, m) - self.data)
+        self.records += 1
+        return 0
+
+    cdef int reserve(self, size_t more) except -1:
+        cdef size_t want
+        cdef uint8_t *larger
         if self.used + more > self.capacity:
             want = max(self.capacity * 2, self.used + more, <size_t>4096)
             larger = <uint8_t *>PyMem_Realloc(self.data, want)
@@ -532,9 +588,92 @@ cdef class WriteBatch:
                 raise MemoryError()
             self.data = larger
             self.capacity = want
-        lk_record_write_headed(self.data + self.used, 0, kind, key, n, head, h, value, m)
-        self.used += more
-        self.records += 1
+        return 0
+
+    # --- Keyspaces.
+
+    cdef Handle store(self):
+        """The one that the batch is for; None: any."""
+        return None if self.latest is None else self.latest.handle
+
+    cdef uint32_t tree_of(self, keyspace) except? NO_TREE:
+        """The number under which a write for the keyspace stands in the batch."""
+        cdef Tree tree
+        cdef Handle store = self.store()
+        if not isinstance(keyspace, Tree):
+            raise TypeError(f"keyspace must be a Keyspace, not {type(keyspace).__name__}")
+        tree = <Tree>keyspace
+        if tree is not self.latest:
+            if store is not None and store is not tree.handle:
+                raise ValueError("keyspace is one of another store than the batch is for")
+            tree.check_open()
+            self.latest = tree
+            if self.named is None:
+                self.named = {}
+            self.named[tree.tree] = tree
+        if tree.tree == 0 and not self.is_bound:
+            self.is_mixed = True
+            return DEFAULT_TREE
+        return tree.tree
+
+    cdef WriteBatch bound_to(self, Tree target):
+        """The batch as `target` can write it: this one, or a copy with all keyspaces settled."""
+        cdef WriteBatch copy
+        cdef Tree tree
+        cdef Handle store = self.store()
+        target.check_open()
+        if store is not None and store is not target.handle:
+            raise ValueError("the batch is for another store")
+        if target.handle.dropped is not None and self.named is not None:
+            for tree in self.named.values():
+                tree.check_open()
+        if not self.is_mixed and (self.is_bound or target.tree == 0):
+            return self
+        copy = WriteBatch.__new__(WriteBatch)
+        copy.reserve(self.used + self.records * 4)
+        self.copy_for(target.tree, copy)
+        return copy
+
+    cdef void copy_for(self, uint32_t home, WriteBatch to) noexcept:
+        """The records, into `to`, which has room: those without a keyspace become `home`'s."""
+        cdef const uint8_t *at = self.data
+        cdef uint8_t *out = to.data
+        cdef lk_record r
+        cdef uint64_t i
+        for i in range(self.records):
+            r = lk_record_at(at)
+            at = r.value + r.value_len
+            if r.tree == 0 and not self.is_bound:
+                r.tree = home
+            elif r.tree == DEFAULT_TREE:
+                r.tree = 0
+            out = lk_record_write(out, r.tree, r.kind, r.key, r.key_len, r.value, r.value_len)
+        to.used = <size_t>(out - to.data)
+        to.records = self.records
+        to.named = self.named
+        to.has_ttl = self.has_ttl
+        to.has_merge = self.has_merge
+
+    cdef int check_operands(self, Tree target) except -1:
+        """Of a batch that is bound to `target`: each operand, by the operator of its keyspace."""
+        cdef const uint8_t *at = self.data
+        cdef Tree tree = target
+        cdef lk_record r
+        cdef lk_bytes span
+        cdef lk_error err
+        cdef uint64_t i
+        for i in range(self.records):
+            r = lk_record_at(at)
+            at = r.value + r.value_len
+            if r.kind != LK_KIND_MERGE:
+                continue
+            if r.tree != tree.tree:
+                tree = target if r.tree == target.tree else <Tree>self.named[r.tree]
+            span.data = r.value
+            span.len = r.value_len
+            if tree.operator().check(tree.op, span, &err) != LK_OK:
+                text = err.message.decode("utf-8", "replace")
+                raise ValueError(f"write {i} of the batch: {text}")
         return 0
 
 
@@ -546,6 +685,9 @@ cdef class _BatchContext(WriteBatch):
     cdef Tree target
     cdef object durability, timeout, source, seq
     cdef readonly object applied
+
+    cdef Handle store(self):
+        return self.target.handle
 
     def __enter__(self):
         return self

@@ -42,6 +42,8 @@ class Policy(Record):
     have been imported before a store that was made with it is opened."""
 
     name: ClassVar[str] = ""
+    by_age: ClassVar[bool] = False
+    """Whether `pick` goes by the clock: then it is asked also about trees that have not changed."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

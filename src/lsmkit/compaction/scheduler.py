@@ -23,15 +23,15 @@ from _thread import allocate_lock, get_ident, start_new_thread
 from os import cpu_count
 from time import monotonic
 
-from ..version import Version
+from ..version import Tree, Version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Protocol
 
     from ..options import Options
-    from ..version import Job, RawTree, Tree
+    from ..version import Job, RawTree
 
     class Handle(Protocol):
         """What the coordinator needs of a store's C handle. Only `wait_event` may block, and it
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
             """Makes `wait_event` return; from any thread."""
 
         def version(self) -> Mapping[int, RawTree]:
-            """The current version as nested tuples, see `lsmkit.version`."""
+            """The current version as nested tuples, see `lsmkit.version`. A tree that has not
+            changed since the last call is the same object, so that it need not be looked at."""
 
         def free_workers(self) -> int:
             """How many more compaction jobs the pool takes now; flushes keep a thread of it."""
@@ -132,13 +133,34 @@ class _Failure:
         self.until = until
 
 
+class _Seen:
+    """A tree as it is, and what was found out about it: with a thousand trees, of which one has
+    changed, only that one is looked at again."""
+
+    __slots__ = ("is_picked", "job", "options", "pressure", "raw", "tree")
+
+    def __init__(self, number: int, raw: RawTree, options: Options) -> None:
+        self.raw = raw
+        self.tree = Tree.from_raw(number, raw)
+        self.options = options
+        self.pressure = options.compaction.pressure(self.tree)
+        self.is_picked = False  # `job` is what the policy wants while no job runs in the tree
+        self.job: Job | None = None
+
+
 class Coordinator:
     """See the head of this file."""
 
-    def __init__(self, handle: Handle, options: Options) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        options: Options,
+        options_of: Callable[[int], Options] | None = None,
+    ) -> None:
         self._handle = handle
-        self._options = options
-        self._policy = options.compaction
+        # Those of a tree, with its policy; the store's where it has none of its own.
+        self._options_of = options_of or (lambda tree: options)
+        self._trees: dict[int, _Seen] = {}
         self.pressure = 0.0  # 0: writers are not slowed, 1: they wait; any thread may read it
         self._running: dict[int, Job] = {}
         self._failures: dict[tuple[int, bytes], _Failure] = {}
@@ -233,8 +255,8 @@ class Coordinator:
             # than the version; and what ends from here on is an event.
             self._seen = self._open_requests()
             was_idle = self._handle.is_idle()
-            version = Version.from_raw(self._handle.version())
-            self._set_rate(version)
+            version = self._look()
+            self._set_rate()
             is_quiet = self._fill(version, now)
             self._answer(version, was_idle and is_quiet and not self._running)
         except Exception as error:
@@ -243,6 +265,18 @@ class Coordinator:
             self._fail_requests(text)
             self._back_off(now)
         return self._next_retry(now)
+
+    def _look(self) -> Version:
+        """The version; of trees that are as they were, the same objects."""
+        seen = {}
+        for number, raw in self._handle.version().items():
+            options = self._options_of(number)
+            known = self._trees.get(number)
+            if known is None or known.raw is not raw or known.options is not options:
+                known = _Seen(number, raw, options)
+            seen[number] = known
+        self._trees = seen
+        return Version({number: known.tree for number, known in seen.items()})
 
     def _collect(self, now: float) -> None:
         """Takes in the jobs that have ended."""
@@ -294,8 +328,9 @@ class Coordinator:
         is_quiet = is_quiet and len(stale) == len(version.trees)
         while free > 0:
             busy = (*self._running.values(), *waiting)
+            busy_trees = {job.tree for job in busy}
             for tree in stale:
-                picks[tree] = self._pick(version.trees[tree], busy, now)
+                picks[tree] = self._pick(self._trees[tree], busy, tree in busy_trees, now)
             best = max(filter(None, picks.values()), key=_priority, default=None)
             if best is None:
                 return is_quiet
@@ -304,9 +339,17 @@ class Coordinator:
             stale = {best.tree}
         return False
 
-    def _pick(self, tree: Tree, busy: Sequence[Job], now: float) -> Job | None:
-        job = self._policy.reclaim(tree, self._options, busy)
-        return job or self._policy.pick(tree, self._options, busy, now)
+    def _pick(self, seen: _Seen, busy: Sequence[Job], is_busy: bool, now: float) -> Job | None:
+        """What the policy wants in this tree; `is_busy`: some of `busy` are jobs in it."""
+        if seen.is_picked and not is_busy:
+            return seen.job
+        options = seen.options
+        policy = options.compaction
+        job = policy.reclaim(seen.tree, options, busy)
+        job = job or policy.pick(seen.tree, options, busy, now)
+        if not is_busy and not policy.by_age:
+            seen.is_picked, seen.job = True, job
+        return job
 
     def _submit(self, job: Job) -> None:
         self._running[self._handle.submit(job)] = job
@@ -335,13 +378,15 @@ class Coordinator:
                     # What a job that runs now will bring out has no number yet: it would be missed.
                     if request.tree in self._running_trees():
                         continue
-                    request.files = self._policy.unsettled(tree, request.start, request.stop)
+                    policy = self._options_of(request.tree).compaction
+                    request.files = policy.unsettled(tree, request.start, request.stop)
                 jobs += self._full_jobs(tree, request)
         return jobs
 
     def _full_jobs(self, tree: Tree, request: Request) -> list[Job]:
-        return self._policy.full_jobs(
-            tree, self._options, request.start, request.stop, request.files
+        options = self._options_of(tree.tree)
+        return options.compaction.full_jobs(
+            tree, options, request.start, request.stop, request.files
         )
 
     def _open_requests(self) -> list[Request]:
@@ -374,8 +419,8 @@ class Coordinator:
 
     # ---- slowdown
 
-    def _set_rate(self, version: Version) -> None:
-        runs = max([self._policy.pressure(tree) for tree in version.trees.values()], default=0.0)
+    def _set_rate(self) -> None:
+        runs = max([seen.pressure for seen in self._trees.values()], default=0.0)
         self.pressure = min(max((runs - SLOW_RUNS) / (STOP_RUNS - SLOW_RUNS), 0.0), 1.0)
         flush, merge, merged = (
             known or guess for known, guess in zip(self._handle.rates(), UNKNOWN_RATES, strict=True)

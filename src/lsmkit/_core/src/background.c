@@ -44,11 +44,20 @@ static bool view_retire(lk_store *s, lk_view *old, uint64_t flushed)
     return true;
 }
 
-lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
-                           lk_error *err)
+/* As lk_store_install; `tree` (may be NULL) has these settings from now on. */
+static lk_status view_replace(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
+                              const lk_tree_settings *tree, lk_error *err)
 {
+    lk_settings *settings = NULL;
     lk_lock_acquire(&s->view_lock);
     lk_view *old = atomic_load_explicit(&s->view, memory_order_relaxed);
+    if (tree != NULL) {
+        lk_status st = lk_settings_with(old->settings, tree, &settings, err);
+        if (st != LK_OK) {
+            lk_lock_release(&s->view_lock);
+            return st;
+        }
+    }
     uint32_t n = 0;
     lk_view *v = NULL;
     lk_segment **kept = malloc((old->segment_count + 1) * sizeof *kept);
@@ -57,9 +66,11 @@ lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, l
         for (uint32_t i = 0; i < old->segment_count; i++) {
             if (old->segments[i]->generation > flushed) kept[n++] = old->segments[i];
         }
-        v = lk_view_new(kept, n, version != NULL ? version : old->version, old->settings);
+        v = lk_view_new(kept, n, version != NULL ? version : old->version,
+                        settings != NULL ? settings : old->settings);
         free(kept);
     }
+    lk_settings_unref(settings);
     bool parked = true;
     if (v != NULL) {
         /* With the version that holds it, so that no reader has the one without the other. */
@@ -96,6 +107,19 @@ lk_status lk_store_edit(lk_store *s, const lk_edit *edit, lk_version **out, lk_e
     return st;
 }
 
+lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
+                           lk_error *err)
+{
+    return view_replace(s, version, flushed, fresh, NULL, err);
+}
+
+lk_status lk_store_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err)
+{
+    /* What readers of other processes still hold is to be known to the owner. */
+    if (s->follower != NULL) return lk_store_follow_set_tree(s, tree, err);
+    return view_replace(s, NULL, 0, NULL, tree, err);
+}
+
 lk_status lk_store_set_property(lk_store *s, const char *name, const char *value, lk_error *err)
 {
     lk_edit edit;
@@ -130,31 +154,38 @@ static lk_view *frozen_segments(lk_store *s, lk_segment **out, uint32_t *out_cou
     return v;
 }
 
-lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err)
+lk_status lk_store_publish_locked(lk_store *s, lk_edit *edit, lk_error *err)
 {
     lk_version *version = NULL;
-    lk_error failed = {0};
     uint64_t *snapshots = NULL;
+    LK_ASSERT(lk_lock_is_held(&s->edit_lock));
+    lk_store_strip(s, edit);
     pthread_mutex_lock(&s->sync_mutex);
     if (s->durable_end != UINT32_MAX) {
         edit->durable_generation = s->durable_generation;
         edit->durable_end = s->durable_end;
     }
     pthread_mutex_unlock(&s->sync_mutex);
-    lk_lock_acquire(&s->edit_lock);
-    lk_status st = lk_store_snapshots(s, &snapshots, &edit->snapshots.count, &failed);
+    lk_status st = lk_store_snapshots(s, &snapshots, &edit->snapshots.count, err);
     edit->snapshots.seqs = snapshots;
-    if (st == LK_OK) st = lk_store_edit(s, edit, &version, &failed);
-    bool lost = st == LK_IO;
-    if (st == LK_OK) st = lk_store_install(s, version, edit->log_retired, NULL, &failed);
-    lk_lock_release(&s->edit_lock);
-    /* Whether the edit is on the disk is not known, so what it names must stay, and nothing more can
-     * be published: trying again would only leave one more table behind. */
-    if (lost) lk_store_fail(s, &failed);
-    if (st != LK_OK && err != NULL) *err = failed;
+    if (st == LK_OK) st = lk_store_edit(s, edit, &version, err);
+    if (st == LK_OK) st = lk_store_install(s, version, edit->log_retired, NULL, err);
     edit->snapshots = (lk_snapshots){NULL, 0};
     free(snapshots);
     lk_version_unref(version);
+    return st;
+}
+
+lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err)
+{
+    lk_error failed = {0};
+    lk_lock_acquire(&s->edit_lock);
+    lk_status st = lk_store_publish_locked(s, edit, &failed);
+    lk_lock_release(&s->edit_lock);
+    /* Whether the edit is on the disk is not known, so what it names must stay, and nothing more can
+     * be published: trying again would only leave one more table behind. */
+    if (st == LK_IO) lk_store_fail(s, &failed);
+    if (st != LK_OK && err != NULL) *err = failed;
     return st;
 }
 
@@ -177,12 +208,12 @@ static void note_merge_failures(lk_store *s, uint64_t failures, const lk_error *
     pthread_mutex_unlock(&s->queue_mutex);
 }
 
-lk_table_options lk_store_table_options(lk_store *s)
+lk_table_options lk_store_table_options(lk_store *s, const lk_tree_shape *shape)
 {
     return (lk_table_options){
-        .block_bytes = s->options.block_bytes,
-        .filter_bits = s->options.filter_bits,
-        .codec = s->options.codec,
+        .block_bytes = shape->block_bytes,
+        .filter_bits = shape->filter_bits,
+        .codec = shape->codec,
         .limiter = s->options.rate_limit != 0 ? &s->limiter : NULL,
         .cancel = &s->cancel,
     };
@@ -212,6 +243,8 @@ lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk
     uint64_t *snapshots = NULL, now_us, log_bytes = 0;
     w->started_ns = lk_env_now_ns(s->env);
     w->view = frozen_segments(s, w->segments, &w->count, &now_us);
+    /* Behind the segments: a keyspace that has records in them was known before they were frozen. */
+    lk_trees *trees = lk_store_trees(s);
     if (w->count == 0) goto done;
     for (uint32_t i = 0; i < w->count; i++) log_bytes += w->segments[i]->tail;
     lk_pace_flush_began(s, w->started_ns, log_bytes);
@@ -222,10 +255,10 @@ lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk
         .manifest = s->manifest,
         .view = w->view,
         .now_us = now_us,
+        .trees = trees,
         .segments = w->segments,
         .segment_count = w->count,
-        .table_bytes = s->options.table_bytes,
-        .table = lk_store_table_options(s),
+        .table = lk_store_table_options(s, &trees->shape),
     };
     f.table.cancel = NULL; /* a close wants it done */
     for (uint32_t i = 0; i < w->count; i++) LK_TRY(segment_protect(s, w->segments[i], err));
@@ -234,6 +267,7 @@ lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk
     LK_TRY(lk_flush_run(&f, edit, &w->result, err));
 done:
     free(snapshots);
+    lk_trees_unref(trees);
     if (st != LK_OK) lk_store_flush_end(s, w, false);
     return st;
 }
@@ -358,8 +392,10 @@ lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_e
     j->job = *job;
     j->job.lower.data = lower;
     j->job.files = files;
-    j->job.table = lk_store_table_options(s);
+    lk_trees *trees = lk_store_trees(s);
+    j->job.table = lk_store_table_options(s, lk_trees_shape(trees, job->tree));
     j->job.table.codec = job->table.codec;
+    lk_trees_unref(trees);
     pthread_mutex_lock(&s->queue_mutex);
     j->report.id = *out_id = ++s->next_job;
     if (s->jobs_tail != NULL) {
@@ -389,6 +425,14 @@ static void compact_count(lk_store *s, const lk_job *job, const lk_job_result *r
     atomic_fetch_add_explicit(&c->rows_copied, r->rows_copied, memory_order_relaxed);
 }
 
+static bool is_dropped(lk_store *s, uint32_t tree)
+{
+    lk_trees *trees = lk_store_trees(s);
+    bool has = lk_trees_has(trees, tree);
+    lk_trees_unref(trees);
+    return !has;
+}
+
 static lk_status job_run(lk_store *s, const lk_job *job, lk_job_result *result, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -403,6 +447,10 @@ static lk_status job_run(lk_store *s, const lk_job *job, lk_job_result *result, 
                         &edit, result, err);
     if (st == LK_INVALID && job->kind == LK_JOB_JOIN) {
         /* A flush came into the range since it was seen empty: there is nothing to join. */
+        st = LK_OK;
+        goto done;
+    }
+    if (st == LK_INVALID && is_dropped(s, job->tree)) {
         st = LK_OK;
         goto done;
     }

@@ -18,11 +18,13 @@ _Static_assert(sizeof((lk_edit *)0)->capacity / sizeof(size_t) == DELETES + 1,
 
 void lk_edit_init(lk_edit *e) { memset(e, 0, sizeof *e); }
 
+static void free_bytes(lk_bytes bytes) { free((void *)(uintptr_t)bytes.data); }
+
 void lk_edit_deinit(lk_edit *e)
 {
-    for (size_t i = 0; i < e->remove_count; i++) free((void *)(uintptr_t)e->removes[i].lower.data);
-    for (size_t i = 0; i < e->join_count; i++) free((void *)(uintptr_t)e->joins[i].at.data);
-    for (size_t i = 0; i < e->split_count; i++) free((void *)(uintptr_t)e->splits[i].at.data);
+    for (size_t i = 0; i < e->remove_count; i++) free_bytes(e->removes[i].lower);
+    for (size_t i = 0; i < e->join_count; i++) free_bytes(e->joins[i].at);
+    for (size_t i = 0; i < e->split_count; i++) free_bytes(e->splits[i].at);
     for (size_t i = 0; i < e->add_count; i++) {
         lk_table_meta_deinit(&e->adds[i].meta);
         lk_table_unref(e->adds[i].table);
@@ -32,8 +34,8 @@ void lk_edit_deinit(lk_edit *e)
         free(e->properties[i].value);
     }
     for (size_t i = 0; i < e->delete_count; i++) {
-        free((void *)(uintptr_t)e->deletes[i].start.data);
-        free((void *)(uintptr_t)e->deletes[i].stop.data);
+        free_bytes(e->deletes[i].start);
+        free_bytes(e->deletes[i].stop);
     }
     free(e->removes);
     free(e->joins);
@@ -195,7 +197,57 @@ lk_status lk_edit_delete_range(lk_edit *e, const lk_tomb *range, lk_error *err)
         (lk_tomb){.start = start, .stop = stop, .seq = range->seq, .tree = range->tree};
     start.data = stop.data = NULL;
 done:
-    free((void *)(uintptr_t)start.data);
-    free((void *)(uintptr_t)stop.data);
+    free_bytes(start);
+    free_bytes(stop);
     return st;
+}
+
+static size_t keep_cuts(lk_edit_cut *cuts, size_t count, bool (*has)(const void *, uint32_t),
+                        const void *context)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (has(context, cuts[i].tree)) {
+            cuts[kept++] = cuts[i];
+        } else {
+            free_bytes(cuts[i].at);
+        }
+    }
+    return kept;
+}
+
+void lk_edit_keep_trees(lk_edit *e, bool (*has)(const void *context, uint32_t tree),
+                        const void *context)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < e->remove_count; i++) {
+        if (has(context, e->removes[i].tree)) {
+            e->removes[kept++] = e->removes[i];
+        } else {
+            free_bytes(e->removes[i].lower);
+        }
+    }
+    e->remove_count = kept;
+    e->join_count = keep_cuts(e->joins, e->join_count, has, context);
+    e->split_count = keep_cuts(e->splits, e->split_count, has, context);
+    kept = 0;
+    for (size_t i = 0; i < e->add_count; i++) {
+        if (has(context, e->adds[i].meta.tree)) {
+            e->adds[kept++] = e->adds[i];
+        } else {
+            lk_table_meta_deinit(&e->adds[i].meta);
+            lk_table_unref(e->adds[i].table);
+        }
+    }
+    e->add_count = kept;
+    kept = 0;
+    for (size_t i = 0; i < e->delete_count; i++) {
+        if (has(context, e->deletes[i].tree)) {
+            e->deletes[kept++] = e->deletes[i];
+        } else {
+            free_bytes(e->deletes[i].start);
+            free_bytes(e->deletes[i].stop);
+        }
+    }
+    e->delete_count = kept;
 }

@@ -16,6 +16,7 @@
 
 #define ROWS 256u        /* handed to the table writer together */
 #define GROUP_ROWS 1024u /* versions of one key that are folded before the last has come */
+#define UNSYNCED_MAX 64u /* files written and not yet synced: as many stay open */
 #define AHEAD 32u        /* records touched together before they are gathered */
 
 typedef struct source {
@@ -34,13 +35,15 @@ typedef struct flush {
     source sources[LK_FLUSH_SEGMENTS_MAX]; /* newest first */
     uint32_t source_count;
     lk_table_writer *writer;
-    uint32_t tree;      /* of the writer */
-    uint64_t stamp;     /* of the run being written */
-    bool cut;           /* the table is large enough: the next key begins another */
-    bool any;           /* a key was seen in this tree */
-    lk_record newest;   /* first version of the key in hand */
-    uint64_t prefix;    /* of that key */
-    uint64_t newer_seq; /* of the version before */
+    uint32_t tree;              /* of the records in hand */
+    bool is_dropped;            /* that tree was */
+    const lk_tree_shape *shape; /* of its tables */
+    uint64_t stamp;             /* of the run being written */
+    bool cut;                   /* the table is large enough: the next key begins another */
+    bool any;                   /* a key was seen in this tree */
+    lk_record newest;           /* first version of the key in hand */
+    uint64_t prefix;            /* of that key */
+    uint64_t newer_seq;         /* of the version before */
 
     /* rows[group, count) are the versions of that key, as far as they may matter; those before are
      * whole keys. */
@@ -55,6 +58,9 @@ typedef struct flush {
     bool hides;         /* a range tombstone hides a row of the table in hand, for some snapshot */
     lk_snapshots snapshots;
     lk_fold fold;
+
+    lk_file *unsynced[UNSYNCED_MAX]; /* of finished tables */
+    uint32_t unsynced_count;
 } flush;
 
 /* ---- output ---- */
@@ -65,16 +71,32 @@ static lk_status rows_write(flush *f, lk_error *err)
     LK_ASSERT(f->group == f->row_count);
     if (f->row_count == 0) return LK_OK;
     if (f->writer == NULL) {
+        lk_table_options options = f->in->table;
+        options.block_bytes = f->shape->block_bytes;
+        options.filter_bits = f->shape->filter_bits;
+        options.codec = f->shape->codec;
         LK_TRY(lk_table_writer_new(f->in->env, f->in->dir, lk_manifest_next_file(f->in->manifest),
-                                   f->tree, &f->in->table, &f->writer, err));
+                                   f->tree, &options, &f->writer, err));
     }
     LK_TRY(lk_table_writer_add(f->writer, f->rows, f->row_count, err));
     f->result->rows_out += f->row_count;
     f->row_count = f->group = 0;
     f->row_bytes = 0;
     lk_fold_clear(&f->fold);
-    f->cut = lk_table_writer_bytes(f->writer) >= f->in->table_bytes;
+    f->cut = lk_table_writer_bytes(f->writer) >= f->shape->table_bytes;
 done:
+    return st;
+}
+
+/* After a failure the files that are left are closed all the same. */
+static lk_status files_sync(flush *f, lk_error *err)
+{
+    lk_status st = LK_OK;
+    for (uint32_t i = 0; i < f->unsynced_count; i++) {
+        if (st == LK_OK) st = lk_file_sync(f->unsynced[i], err);
+        lk_file_close(f->unsynced[i]);
+    }
+    f->unsynced_count = 0;
     return st;
 }
 
@@ -84,7 +106,9 @@ static lk_status table_finish(flush *f, lk_error *err)
     lk_table_meta meta = {0};
     LK_TRY(rows_write(f, err));
     if (f->writer == NULL) return LK_OK;
-    LK_TRY(lk_table_writer_finish(f->writer, &meta, err));
+    if (f->unsynced_count == UNSYNCED_MAX) LK_TRY(files_sync(f, err));
+    LK_TRY(lk_table_writer_hand_over(f->writer, &meta, &f->unsynced[f->unsynced_count], err));
+    f->unsynced_count++;
     f->result->bytes_out += meta.bytes;
     if (f->tombs != NULL) {
         /* What snapshots still see is hidden by those alone that they do not see. */
@@ -223,23 +247,17 @@ static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint
                              lk_error *err)
 {
     lk_status st = LK_OK;
-    bool same_tree = f->any && f->newest.tree == r->tree;
-    if (same_tree && f->prefix == prefix &&
+    if (f->any && f->prefix == prefix &&
         lk_bytes_equal(f->newest.key, f->newest.key_len, r->key, r->key_len)) {
         if (LK_UNLIKELY(f->over != 0)) LK_TRY(ranges_add(f, seq, err));
         return version_add(f, r, seq, err);
     }
     LK_TRY(group_close(f, err));
     /* Whether the table is large enough is looked at between the writes: they must not be large. */
-    if (f->row_count >= ROWS || f->row_bytes >= f->in->table_bytes / 8) LK_TRY(rows_write(f, err));
-    if (LK_UNLIKELY(!same_tree || f->cut)) {
-        LK_TRY(table_finish(f, err));
-        if (!same_tree) {
-            f->stamp = lk_manifest_next_file(f->in->manifest);
-            f->tree = r->tree;
-            lk_fold_set_tree(&f->fold, f->in->view->settings, r->tree);
-        }
+    if (f->row_count >= ROWS || f->row_bytes >= f->shape->table_bytes / 8) {
+        LK_TRY(rows_write(f, err));
     }
+    if (LK_UNLIKELY(f->cut)) LK_TRY(table_finish(f, err));
     f->any = true;
     f->newest = *r;
     f->prefix = prefix;
@@ -348,16 +366,46 @@ static source *source_next(flush *f)
     return best;
 }
 
+/* The records that follow are of another tree: what was written of the one before is a table. */
+static lk_status tree_begin(flush *f, const source *s, uint32_t tree, lk_error *err)
+{
+    lk_status st = LK_OK;
+    LK_TRY(group_close(f, err));
+    LK_TRY(table_finish(f, err));
+    f->tree = tree;
+    f->any = false;
+    f->is_dropped = !lk_trees_has(f->in->trees, tree);
+    f->shape = lk_trees_shape(f->in->trees, tree);
+    f->stamp = f->is_dropped ? 0 : lk_manifest_next_file(f->in->manifest);
+    lk_fold_set_tree(&f->fold, f->in->view->settings, tree);
+    if (tree >= f->in->trees->next && tree >= LK_TREE_KEYSPACES) {
+        /* The edit that made it was durable before its first record. */
+        const char *path = lk_file_path(s->segment->file);
+        st = lk_fail_corrupt(err, path, 0, f->in->trees->next, tree,
+                             "%s: records of tree %u, which the manifest has never made", path,
+                             tree);
+    }
+done:
+    return st;
+}
+
 static lk_status walk(flush *f, lk_error *err)
 {
+    lk_status st = LK_OK;
+    bool is_begun = false;
     for (source *s; (s = source_next(f)) != NULL; s->at++) {
         if (s->at >= s->gathered) source_gather(s);
         const lk_order_item *item = &s->items[s->at];
+        if (LK_UNLIKELY(!is_begun || item->tree != f->tree)) {
+            LK_TRY(tree_begin(f, s, item->tree, err));
+            is_begun = true;
+        }
+        if (LK_UNLIKELY(f->is_dropped)) continue;
         lk_record r = lk_segment_record(s->segment, item->ordinal);
-        lk_status st = record_fold(f, &r, item->prefix, s->segment->base_seq + item->ordinal, err);
-        if (st != LK_OK) return st;
+        LK_TRY(record_fold(f, &r, item->prefix, s->segment->base_seq + item->ordinal, err));
     }
-    return LK_OK;
+done:
+    return st;
 }
 
 lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, lk_error *err)
@@ -389,11 +437,13 @@ lk_status lk_flush_run(const lk_flush *in, lk_edit *edit, lk_flush_result *out, 
     if (f->tombs != NULL) LK_TRY(lk_tombs_each(f->tombs, tomb_to_edit, edit, err));
     out->merge_failures = f->fold.failures;
     if (f->fold.failures > 0) out->merge_failure = f->fold.failure;
+    LK_TRY(files_sync(f, err));
     if (edit->add_count > 0) LK_TRY(lk_env_sync_dir(in->env, in->dir, err));
     edit->log_retired = last->generation;
     edit->last_seq = f->last_seq;
 done:
     lk_table_writer_free(f->writer);
+    for (uint32_t i = 0; i < f->unsynced_count; i++) lk_file_close(f->unsynced[i]);
     for (uint32_t i = 0; i < f->source_count; i++) lk_order_unref(f->sources[i].order);
     if (st != LK_OK) lk_edit_unlink_added(edit, in->env, in->dir);
     lk_tombs_unref(f->tombs);

@@ -2,13 +2,15 @@
  *
  * One pass: every frame's checksum is proved again (a mapping can be hit by a stray store), the
  * records are put in order, versions of a key are folded as far as snapshots allow, and what is left
- * is written. Several waiting segments are flushed as one: what they overwrite is never written.
+ * is written; records of keyspaces that were dropped are not. Several waiting segments are flushed as
+ * one: what they overwrite is never written.
  */
 #ifndef LK_FLUSH_H
 #define LK_FLUSH_H
 
 #include "manifest.h"
 #include "segment.h"
+#include "trees.h"
 #include "view.h"
 
 #define LK_FLUSH_SEGMENTS_MAX 16u
@@ -19,12 +21,12 @@ typedef struct lk_flush {
     lk_manifest *manifest;       /* gives file numbers */
     const lk_view *view;         /* tells what is older and newer, and what rows mean */
     uint64_t now_us;             /* of the wall clock, not later than the view was taken */
+    const lk_trees *trees;       /* tell how tables are written, and which records may go */
     lk_segment *const *segments; /* oldest first, frozen */
     uint32_t segment_count;
     const uint64_t *snapshots; /* descending */
     size_t snapshot_count;
-    uint64_t table_bytes;
-    lk_table_options table;
+    lk_table_options table; /* of all trees; what belongs to one comes from `trees` */
 } lk_flush;
 
 typedef struct lk_flush_result {

@@ -24,6 +24,7 @@ typedef struct ingest {
     const lk_column *keys, *values;
     lk_column_order order;
     lk_table_options table;
+    uint64_t table_bytes;
     lk_table_writer **writers;
     uint32_t count, capacity;
     bool cut; /* the last table is large enough */
@@ -61,7 +62,7 @@ static lk_status rows_write(ingest *g, lk_error *err)
     g->row_count = 0;
     g->row_bytes = 0;
     g->stored_bytes = 0;
-    if (st == LK_OK) g->cut = lk_table_writer_bytes(w) >= g->s->options.table_bytes;
+    if (st == LK_OK) g->cut = lk_table_writer_bytes(w) >= g->table_bytes;
     return st;
 }
 
@@ -100,7 +101,7 @@ static lk_status row_add(ingest *g, uint32_t row, lk_error *err)
     lk_status st = LK_OK;
     bool has_head = g->stamp.head_bytes > 0;
     /* Whether the table is large enough is looked at between the writes: they must not be large. */
-    if (g->row_count == ROWS || g->row_bytes >= g->s->options.table_bytes / 8) {
+    if (g->row_count == ROWS || g->row_bytes >= g->table_bytes / 8) {
         LK_TRY(rows_write(g, err));
     }
     if (has_head) {
@@ -235,6 +236,15 @@ static lk_stamp stamp_of(lk_store *s, uint32_t tree)
     return lk_stamp_make(LK_KIND_PUT, ttl_us, lk_env_wall_us(s->env));
 }
 
+static void shape_take(ingest *g)
+{
+    lk_trees *trees = lk_store_trees(g->s);
+    const lk_tree_shape *shape = lk_trees_shape(trees, g->tree);
+    g->table = lk_store_table_options(g->s, shape);
+    g->table_bytes = shape->table_bytes;
+    lk_trees_unref(trees);
+}
+
 lk_status lk_store_ingest(lk_store *s, uint32_t tree, const lk_column *keys,
                           const lk_column *values, lk_error *err)
 {
@@ -250,7 +260,7 @@ lk_status lk_store_ingest(lk_store *s, uint32_t tree, const lk_column *keys,
     g->tree = tree;
     g->keys = keys;
     g->values = values;
-    g->table = lk_store_table_options(s);
+    shape_take(g);
     g->stamp = stamp_of(s, tree);
     LK_TRY(lk_store_failure(s, err));
     LK_TRY(lk_column_order_make(keys, &g->order, err));

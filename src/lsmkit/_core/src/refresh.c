@@ -115,7 +115,7 @@ static void tails_free(tails *t)
     free(t->segments);
 }
 
-/* Segments of the current view that are not retired; the last of them is read to its end. */
+/* Segments of the view that are not retired. */
 static lk_status tails_keep(tails *t, const lk_view *v, uint64_t retired, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -125,7 +125,6 @@ static lk_status tails_keep(tails *t, const lk_view *v, uint64_t retired, lk_err
         LK_TRY(tails_add(t, segment, err));
         lk_segment_ref(segment);
     }
-    if (t->count > 0) LK_TRY(lk_log_follow(t->segments[t->count - 1], err));
 done:
     return st;
 }
@@ -174,9 +173,11 @@ static void held_sweep(lk_follower *f)
     f->held_count = kept;
 }
 
-static bool is_same_view(const lk_view *v, const tails *t, const lk_version *version)
+static bool is_same_view(const lk_view *v, const tails *t, const lk_version *version,
+                         const lk_settings *settings)
 {
-    if (v->version != version || v->segment_count != t->count) return false;
+    if (v->version != version || v->settings != settings) return false;
+    if (v->segment_count != t->count) return false;
     for (size_t i = 0; i < t->count; i++) {
         if (v->segments[t->count - 1 - i] != t->segments[i]) return false;
     }
@@ -195,7 +196,9 @@ static uint64_t view_seq(const lk_view *v)
     return v->segments[0]->base_seq + v->segments[0]->count - 1;
 }
 
-static lk_status take_place(lk_store *s, const tails *t, lk_version *version, lk_error *err)
+/* `settings` NULL: those that there are. */
+static lk_status take_place(lk_store *s, const tails *t, lk_version *version, lk_settings *settings,
+                            lk_error *err)
 {
     lk_status st = LK_OK;
     lk_follower *f = s->follower;
@@ -203,14 +206,15 @@ static lk_status take_place(lk_store *s, const tails *t, lk_version *version, lk
     lk_segment **newest_first = malloc((t->count + 1) * sizeof(lk_segment *));
     if (newest_first == NULL) return lk_fail_nomem(err, t->count * sizeof(lk_segment *));
     for (size_t i = 0; i < t->count; i++) newest_first[i] = t->segments[t->count - 1 - i];
-    lk_lock_acquire(&s->view_lock); /* the settings of trees are replaced in another way */
+    lk_lock_acquire(&s->view_lock);
     lk_view *old = atomic_load_explicit(&s->view, memory_order_relaxed);
-    if (is_same_view(old, t, version)) {
+    if (settings == NULL) settings = old->settings;
+    if (is_same_view(old, t, version, settings)) {
         show(t);
         goto done;
     }
     LK_TRY(held_reserve(f, err));
-    v = lk_view_new(newest_first, (uint32_t)t->count, version, old->settings);
+    v = lk_view_new(newest_first, (uint32_t)t->count, version, settings);
     if (v == NULL) {
         st = lk_fail_nomem(err, sizeof *v);
         goto done;
@@ -234,11 +238,12 @@ done:
 
 /* ---- moving on ---- */
 
-/* Begins with what the current view has of the log behind `retired`. */
+/* Begins with what the current view has of the log behind `retired`, read to its end. */
 static lk_status tails_begin(lk_store *s, tails *t, uint64_t retired, lk_error *err)
 {
     lk_view *v = lk_store_view(s);
     lk_status st = tails_keep(t, v, retired, err);
+    if (st == LK_OK && t->count > 0) st = lk_log_follow(t->segments[t->count - 1], err);
     lk_view_unref(v);
     return st;
 }
@@ -256,7 +261,7 @@ static lk_status move_log(lk_store *s, const lk_pulse *now, lk_error *err)
         if (st == LK_NOT_FOUND && g != now->generation) st = LK_OK;
         if (st != LK_OK) goto done;
     }
-    LK_TRY(take_place(s, &t, version, err));
+    LK_TRY(take_place(s, &t, version, NULL, err));
 done:
     lk_version_unref(version);
     tails_free(&t);
@@ -279,6 +284,7 @@ static lk_status move_all(lk_store *s, bool *out_properties, lk_error *err)
     size_t count = 0;
     lk_version *version = NULL;
     LK_TRY(lk_manifest_follow(s->manifest, out_properties, err));
+    if (*out_properties) LK_TRY(lk_store_reload_trees(s, err));
     version = lk_manifest_version(s->manifest);
     uint64_t after = lk_manifest_log_retired(s->manifest);
     if (!lk_store_is_registered(s)) LK_TRY(lk_store_tables_hold(version, err));
@@ -287,7 +293,7 @@ static lk_status move_all(lk_store *s, bool *out_properties, lk_error *err)
     LK_TRY(lk_log_list(s->env, s->dir, after, &generations, &count, err));
     for (size_t i = 0; i < count; i++) LK_TRY(tails_open(s, &t, generations[i], err));
     LK_TRY(begin_check(s, &t, lk_manifest_last_seq(s->manifest), err));
-    LK_TRY(take_place(s, &t, version, err));
+    LK_TRY(take_place(s, &t, version, NULL, err));
 done:
     lk_version_unref(version);
     free(generations);
@@ -332,6 +338,24 @@ static bool is_behind(lk_store *s)
     /* Behind the look at the log: what has been read there was no file used again. */
     lk_status st = lk_pulse_read(&f->pulse, s->env, s->dir, s->mapped, &now, &known, NULL);
     return st != LK_OK || !known || !f->has_seen || !lk_pulse_equal(&now, &f->seen);
+}
+
+lk_status lk_store_follow_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err)
+{
+    lk_status st = LK_OK;
+    tails t = {NULL, 0, 0};
+    lk_settings *settings = NULL;
+    lk_lock_acquire(&s->follower->lock);
+    lk_view *v = lk_store_view(s);
+    LK_TRY(lk_settings_with(v->settings, tree, &settings, err));
+    LK_TRY(tails_keep(&t, v, 0, err));
+    LK_TRY(take_place(s, &t, v->version, settings, err));
+done:
+    lk_lock_release(&s->follower->lock);
+    lk_settings_unref(settings);
+    tails_free(&t);
+    lk_view_unref(v);
+    return st;
 }
 
 static uint64_t last_seq(lk_store *s)

@@ -27,6 +27,25 @@ lk_status lk_settings_new(lk_env *env, const lk_tree_settings *trees, uint32_t c
     return LK_OK;
 }
 
+lk_status lk_settings_with(const lk_settings *old, const lk_tree_settings *tree, lk_settings **out,
+                           lk_error *err)
+{
+    uint32_t n = 0, from = 0;
+    size_t bytes = (old->count + (size_t)1) * sizeof(lk_tree_settings);
+    *out = NULL;
+    lk_tree_settings *trees = malloc(bytes);
+    if (trees == NULL) return lk_fail_nomem(err, bytes);
+    for (; from < old->count && old->trees[from].tree < tree->tree; from++) {
+        trees[n++] = old->trees[from];
+    }
+    if (tree->op != NULL || tree->ttl_us != LK_TTL_NONE) trees[n++] = *tree;
+    if (from < old->count && old->trees[from].tree == tree->tree) from++;
+    while (from < old->count) trees[n++] = old->trees[from++];
+    lk_status st = lk_settings_new(old->env, trees, n, out, err);
+    free(trees);
+    return st;
+}
+
 void lk_settings_ref(lk_settings *s)
 {
     atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);

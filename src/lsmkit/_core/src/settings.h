@@ -34,6 +34,9 @@ typedef struct lk_settings {
 /* The settings of these trees, whose numbers ascend; all others have none. Takes references. */
 lk_status lk_settings_new(lk_env *env, const lk_tree_settings *trees, uint32_t count,
                           lk_settings **out, lk_error *err);
+/* The same with those of one tree set or replaced; taken out where it has none. */
+lk_status lk_settings_with(const lk_settings *old, const lk_tree_settings *tree, lk_settings **out,
+                           lk_error *err);
 void lk_settings_ref(lk_settings *s);
 void lk_settings_unref(lk_settings *s); /* NULL is accepted */
 

@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "file_names.h"
+#include "manifest_file.h"
 #include "manifest_json.h"
 #include "pulse.h"
 #include "recover.h"
@@ -223,12 +224,33 @@ static lk_status owner_lock(lk_store *s, lk_error *err)
     }
 }
 
-static bool version_holds(const lk_version *v, uint64_t file)
+static int by_number(const void *a, const void *b)
 {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The numbers of all tables, ascending: asked for each file, it is not to depend on how many trees
+ * there are. `out` is malloc'ed. */
+static lk_status version_files(const lk_version *v, uint64_t **out, size_t *out_count,
+                               lk_error *err)
+{
+    size_t count = 0, n = 0;
     for (uint32_t t = 0; t < v->tree_count; t++) {
-        if (v->trees[t] != NULL && lk_tree_version_file(v->trees[t], file) != NULL) return true;
+        count += v->trees[t] == NULL ? 0 : v->trees[t]->file_count;
     }
-    return false;
+    uint64_t *files = malloc((count + 1) * sizeof *files);
+    *out = files;
+    *out_count = count;
+    if (files == NULL) return lk_fail_nomem(err, (count + 1) * sizeof *files);
+    for (uint32_t t = 0; t < v->tree_count; t++) {
+        const lk_tree_version *tree = v->trees[t];
+        for (uint32_t i = 0; tree != NULL && i < tree->file_count; i++) {
+            files[n++] = tree->files[i].file;
+        }
+    }
+    qsort(files, count, sizeof *files, by_number);
+    return LK_OK;
 }
 
 /* Where CURRENT is gone, what is there would be taken for leftovers and removed. */
@@ -305,6 +327,9 @@ static lk_status orphans_find(lk_store *s, lk_version *version, lk_error *err)
     lk_status st = LK_OK;
     lk_names names = {0};
     bool are_read = lk_readers_begin(&s->readers, version);
+    uint64_t *files = NULL;
+    size_t count;
+    LK_TRY(version_files(version, &files, &count, err));
     LK_TRY(lk_env_list(s->env, s->dir, &names, err));
     for (size_t i = 0; i < names.count; i++) {
         const char *name = names.names[i];
@@ -315,7 +340,7 @@ static lk_status orphans_find(lk_store *s, lk_version *version, lk_error *err)
         /* A name that the number does not give back is not one of ours, and is left. */
         if (strcmp(strrchr(path, '/') + 1, name) != 0) continue;
         lk_manifest_saw_file(s->manifest, file);
-        if (version_holds(version, file)) continue;
+        if (bsearch(&file, files, count, sizeof file, by_number) != NULL) continue;
         if (are_read) {
             LK_TRY(lk_readers_leave(&s->readers, file, err));
         } else {
@@ -323,6 +348,7 @@ static lk_status orphans_find(lk_store *s, lk_version *version, lk_error *err)
         }
     }
 done:
+    free(files);
     lk_names_free(&names);
     return st;
 }
@@ -371,22 +397,22 @@ done:
     return st;
 }
 
-lk_status lk_store_peek(lk_env *env, const char *dir, const char *name, char **out, lk_error *err)
+lk_status lk_store_peek(lk_env *env, const char *dir, lk_properties *out, lk_error *err)
 {
     lk_status st = LK_OK;
     bool exists = false;
     lk_manifest *m = NULL;
     lk_manifest_options o = {.read_only = true};
-    *out = NULL;
+    lk_version *version = NULL;
+    lk_manifest_state state;
+    *out = (lk_properties){NULL, 0};
     LK_TRY(lk_env_exists(env, dir, &exists, NULL, err));
     if (exists) LK_TRY(lk_manifest_exists(env, dir, &exists, err));
     if (!exists) goto done;
     LK_TRY(lk_manifest_open(env, dir, &o, NULL, &m, err));
-    const char *value = lk_manifest_property(m, name);
-    if (value == NULL) goto done;
-    *out = strdup(value);
-    if (*out == NULL) st = lk_fail_nomem(err, strlen(value));
+    LK_TRY(lk_manifest_copy_state(m, &version, out, &state, err));
 done:
+    lk_version_unref(version);
     lk_manifest_close(m);
     return st;
 }
@@ -397,6 +423,7 @@ static void store_init(lk_store *s)
     lk_lock_init(&s->write_lock);
     lk_lock_init(&s->view_lock);
     lk_lock_init(&s->edit_lock);
+    lk_lock_init(&s->trees_lock);
     lk_lock_init(&s->snapshot_lock);
     lk_lock_init(&s->failure_lock);
     lk_gap_memory_init(&s->gaps);
@@ -472,6 +499,13 @@ static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
         LK_TRY(parent_sync(s, err));
         LK_TRY(lk_manifest_create(s->env, s->dir, &mo, s->cache, &s->manifest, err));
     }
+    lk_trees_unref(s->trees);
+    s->trees = NULL;
+    lk_tree_shape shape = {.table_bytes = s->options.table_bytes,
+                           .block_bytes = s->options.block_bytes,
+                           .filter_bits = s->options.filter_bits,
+                           .codec = s->options.codec};
+    LK_TRY(lk_trees_load(s->manifest, s->dir, &shape, &s->trees, err));
     version = lk_manifest_version(s->manifest);
     if (s->options.read_only && !lk_store_is_registered(s))
         LK_TRY(lk_store_tables_hold(version, err));
@@ -654,6 +688,7 @@ void lk_store_free(lk_store *s)
     LK_ASSERT(atomic_load(&s->state) == LK_STATE_CLOSED);
     leftovers_free(s);
     lk_manifest_close(s->manifest);
+    lk_trees_unref(s->trees);
     lk_file_close(s->pulse);
     if (s->readers.dir != NULL) lk_readers_deinit(&s->readers);
     lk_cache_free(s->cache);
@@ -669,6 +704,7 @@ void lk_store_free(lk_store *s)
     lk_gap_memory_deinit(&s->gaps);
     lk_lock_deinit(&s->failure_lock);
     lk_lock_deinit(&s->snapshot_lock);
+    lk_lock_deinit(&s->trees_lock);
     lk_lock_deinit(&s->edit_lock);
     lk_lock_deinit(&s->view_lock);
     lk_lock_deinit(&s->write_lock);

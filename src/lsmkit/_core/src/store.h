@@ -24,7 +24,9 @@
 #include "gap.h"
 #include "limiter.h"
 #include "lock.h"
+#include "properties.h"
 #include "readers.h"
+#include "trees.h"
 #include "view.h"
 
 typedef enum lk_durability {
@@ -137,6 +139,9 @@ typedef struct lk_store {
 
     lk_lock edit_lock; /* one manifest edit at a time, with its view */
 
+    lk_lock trees_lock;
+    lk_trees *trees; /* replaced under both locks, so that who holds either may look */
+
     lk_lock snapshot_lock;
     lk_snapshot snapshots; /* ring; guarded by snapshot_lock */
 
@@ -192,8 +197,8 @@ lk_status lk_store_close(lk_store *s, lk_error *err);
 /* Memory; after close, and when nothing refers to the store any more. NULL is accepted. */
 void lk_store_free(lk_store *s);
 
-/* A named text of the store in `dir`, malloc'ed; NULL when it is not set or there is no store. */
-lk_status lk_store_peek(lk_env *env, const char *dir, const char *name, char **out, lk_error *err);
+/* The named texts of the store in `dir`; none when there is no store. */
+lk_status lk_store_peek(lk_env *env, const char *dir, lk_properties *out, lk_error *err);
 
 /* The manifest that was read is on the disk, and what no edit names is gone, when it returns. */
 lk_status lk_store_settle(lk_store *s, lk_error *err);
@@ -239,6 +244,8 @@ bool lk_store_is_behind(lk_store *s);
 lk_status lk_store_follow_begin(lk_store *s, lk_error *err);
 lk_status lk_store_follow_start(lk_store *s, lk_error *err);
 void lk_store_follow_end(lk_store *s);
+/* lk_store_set_tree of a store that is only read. */
+lk_status lk_store_follow_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err);
 bool lk_store_is_registered(const lk_store *s); /* its owner knows what it reads */
 lk_status lk_store_tables_hold(const lk_version *v, lk_error *err); /* else it opens them all */
 
@@ -368,11 +375,15 @@ void lk_store_flush_end(lk_store *s, lk_flush_work *w, bool published);
 /* Only one flushes at a time: waits until nobody does, and keeps others from it until released. */
 void lk_store_flush_claim(lk_store *s);
 void lk_store_flush_release(lk_store *s);
-/* Appends the edit to the manifest and makes its version the current one. After LK_IO the store has
- * failed, and the edit may be found on reopening: the files that it names must stay. */
+/* Appends the edit to the manifest and makes its version the current one. What it says of trees that
+ * are not there any more is left out, and their new tables go. After LK_IO the store has failed, and
+ * the edit may be found on reopening: the files that it names must stay. */
 lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err);
-/* How the store's tables are written. */
-lk_table_options lk_store_table_options(lk_store *s);
+/* The same while edit_lock is held. After LK_IO the caller gives the lock back and calls
+ * lk_store_fail. */
+lk_status lk_store_publish_locked(lk_store *s, lk_edit *edit, lk_error *err);
+/* How tables of such a shape are written. */
+lk_table_options lk_store_table_options(lk_store *s, const lk_tree_shape *shape);
 /* The one way to the manifest: the edit is durable, told to readers, and what they may still read of
  * the version before it is held, when it returns. edit_lock is held. `out` as lk_manifest_append. */
 lk_status lk_store_edit(lk_store *s, const lk_edit *edit, lk_version **out, lk_error *err);
@@ -380,6 +391,9 @@ lk_status lk_store_edit(lk_store *s, const lk_edit *edit, lk_version **out, lk_e
  * leave; `fresh` (may be NULL) becomes the newest. */
 lk_status lk_store_install(lk_store *s, lk_version *version, uint64_t flushed, lk_segment *fresh,
                            lk_error *err);
+
+/* Sets, or replaces, what holds for all rows of one tree. */
+lk_status lk_store_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err);
 
 /* A compaction job is queued; files and lower are copied. Its number comes back with its result. */
 lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_error *err);
@@ -395,6 +409,20 @@ uint32_t lk_store_free_workers(lk_store *s);
 bool lk_store_is_quiet(lk_store *s); /* nothing frozen, queued or running */
 /* How often background work failed, and the last error (out->code LK_OK: none). */
 uint64_t lk_store_background_errors(lk_store *s, lk_error *out);
+/* ---- keyspaces (keyspace.c) ---- */
+
+/* Each is one durable edit; `text` is what trees.h says. LK_EXISTS: another one has the name;
+ * LK_NOT_FOUND: there is no such tree. */
+lk_status lk_store_keyspace_create(lk_store *s, const char *text, uint32_t *out_tree,
+                                   lk_error *err);
+lk_status lk_store_keyspace_change(lk_store *s, uint32_t tree, const char *text, lk_error *err);
+lk_status lk_store_keyspace_drop(lk_store *s, uint32_t tree, lk_error *err);
+lk_trees *lk_store_trees(lk_store *s); /* those there are now, with a reference */
+/* A store that is only read: as the manifest says by now. */
+lk_status lk_store_reload_trees(lk_store *s, lk_error *err);
+/* What the edit says of dropped trees is taken out, and files made for them go. edit_lock is held. */
+void lk_store_strip(lk_store *s, lk_edit *edit);
+
 /* A named text kept in the manifest; durable when it returns. NULL removes it. */
 lk_status lk_store_set_property(lk_store *s, const char *name, const char *value, lk_error *err);
 

@@ -149,6 +149,10 @@ uint64_t lk_table_writer_rows(const lk_table_writer *w);
 /* Writes what is left, syncs the file (not its directory) and closes it. `out` is the caller's.
  * A table without rows is LK_INVALID. The writer is still to be freed. */
 lk_status lk_table_writer_finish(lk_table_writer *w, lk_table_meta *out, lk_error *err);
+/* The same, but the disk has only begun to get the file: the caller syncs and closes it. Of many small
+ * files, written first and synced then, the file system commits several at once. */
+lk_status lk_table_writer_hand_over(lk_table_writer *w, lk_table_meta *out, lk_file **out_file,
+                                    lk_error *err);
 /* Unfinished: closes and unlinks the file. NULL is accepted. */
 void lk_table_writer_free(lk_table_writer *w);
 

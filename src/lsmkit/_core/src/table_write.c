@@ -536,14 +536,20 @@ void lk_table_writer_set_seq(lk_table_writer *w, uint64_t seq)
     w->seq_base = w->meta.seq_min = w->meta.seq_max = seq;
 }
 
-static lk_status finish(lk_table_writer *w, lk_table_meta *out, lk_error *err)
+/* `out_file` NULL: the file is synced and closed. */
+static lk_status finish(lk_table_writer *w, lk_table_meta *out, lk_file **out_file, lk_error *err)
 {
     lk_status st = LK_OK;
     if (!w->is_sealed) LK_TRY(put_parts(w, err));
     if (w->file == NULL) LK_TRY(lk_env_open(w->env, w->path, LK_OPEN_WRITE, &w->file, err));
     LK_TRY(put_end(w, err));
-    LK_TRY(lk_file_sync(w->file, err));
-    lk_file_close(w->file);
+    if (out_file != NULL) {
+        lk_file_writeback(w->file, w->written_back, w->written - w->written_back);
+        *out_file = w->file;
+    } else {
+        LK_TRY(lk_file_sync(w->file, err));
+        lk_file_close(w->file);
+    }
     w->file = NULL;
     w->is_finished = true;
     *out = w->meta; /* its keys move to the caller */
@@ -557,7 +563,17 @@ lk_status lk_table_writer_finish(lk_table_writer *w, lk_table_meta *out, lk_erro
     LK_ASSERT(!w->is_finished);
     *out = (lk_table_meta){.file = 0};
     if (w->failed != LK_OK) return refuse(w, err);
-    return note(w, finish(w, out, err));
+    return note(w, finish(w, out, NULL, err));
+}
+
+lk_status lk_table_writer_hand_over(lk_table_writer *w, lk_table_meta *out, lk_file **out_file,
+                                    lk_error *err)
+{
+    LK_ASSERT(!w->is_finished);
+    *out = (lk_table_meta){.file = 0};
+    *out_file = NULL;
+    if (w->failed != LK_OK) return refuse(w, err);
+    return note(w, finish(w, out, out_file, err));
 }
 
 uint64_t lk_table_writer_bytes(const lk_table_writer *w)

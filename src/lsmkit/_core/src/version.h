@@ -70,6 +70,7 @@ typedef struct lk_tree_version {
     _Atomic uint32_t refs; /* versions that share it */
     uint32_t tree;
     uint32_t range_count;
+    uint64_t number;       /* of the version that it was laid out for: tells whether it changed */
     uint32_t skip;         /* bytes that all lower bounds but the first begin with */
     lk_range *ranges;      /* at least one; in key order */
     const uint64_t *heads; /* of each lower bound, without those bytes, for the search */
@@ -158,6 +159,9 @@ lk_status lk_edit_drop(lk_edit *e, uint32_t tree, lk_error *err);
 void lk_edit_unlink_added(const lk_edit *e, lk_env *env, const char *dir);
 /* Rows with a smaller sequence and a key in the range are hidden from now on. */
 lk_status lk_edit_delete_range(lk_edit *e, const lk_tomb *range, lk_error *err);
+/* Takes out all that the edit says of tables and ranges of trees that `has` denies. */
+void lk_edit_keep_trees(lk_edit *e, bool (*has)(const void *context, uint32_t tree),
+                        const void *context);
 
 /* ---- versions ---- */
 

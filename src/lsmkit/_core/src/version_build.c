@@ -601,6 +601,7 @@ lk_status lk_version_build_finish(lk_version_build *b, uint64_t number, lk_versi
     for (uint32_t i = 0; i < count; i++) {
         if (i < b->tree_capacity && b->trees[i] != NULL) {
             LK_TRY(lk_work_tree_lay(b->trees[i], &v->trees[i], err));
+            if (v->trees[i] != NULL) v->trees[i]->number = number;
             continue;
         }
         lk_tree_version *shared =
