@@ -105,6 +105,20 @@ options = st.fixed_dictionaries(
     }
 )
 
+# What a keyspace may have of its own.
+own_options = st.fixed_dictionaries(
+    {},
+    optional={
+        "block_bytes": st.sampled_from([256, 1024]),
+        "table_bytes": st.sampled_from([4096, 16384]),
+        "filter_bits": st.sampled_from([0, 10]),
+        "compression": st.sampled_from(["none", "zstd"]),
+        "compaction": policies,
+    },
+)
+names = st.sampled_from(["one", "two"])
+places = st.sampled_from(["", "one", "two"])  # "": the store's own rows
+
 
 class Sorted:
     """The model: a dict, and its keys in order."""
@@ -198,6 +212,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.beside: lsmkit.DB | None = None
         self.beside_at = Sorted({})
         self.beside_held: list[tuple[lsmkit.Snapshot, Sorted]] = []
+        self.spaces: dict[str, dict[bytes, bytes]] = {}  # keyspaces, by name
+        self.moments: list[tuple[lsmkit.Snapshot, dict[str, Sorted]]] = []  # of all of them
         self.db: lsmkit.DB
 
     @initialize(options=options, operator=operators)
@@ -627,6 +643,124 @@ class StoreMachine(RuleBasedStateMachine):
         self.check_cursor(which)
         self.cursors.pop(which)[0].close()
 
+    # --- Keyspaces
+
+    def place(self, name: str) -> tuple[lsmkit.DB | lsmkit.Keyspace, dict[bytes, bytes]]:
+        """The store or a keyspace, made where there is none, and what it holds."""
+        if not name:
+            return self.db, self.model
+        return self.db.keyspace(name), self.spaces.setdefault(name, {})
+
+    @rule(name=names, options=own_options)
+    def open_keyspace(self, name: str, options: dict[str, Any]) -> None:
+        keyspace = self.db.keyspace(name, **options)
+        self.spaces.setdefault(name, {})
+        assert self.db.keyspace(name) is keyspace
+        assert all(getattr(keyspace.options, each) == value for each, value in options.items())
+
+    @rule(name=names, pairs=pairs, gone=st.lists(keys, max_size=10))
+    def write_keyspace(
+        self, name: str, pairs: list[tuple[bytes, bytes]], gone: list[bytes]
+    ) -> None:
+        keyspace, model = self.place(name)
+        keyspace.put_many([key for key, _ in pairs], [value for _, value in pairs])
+        model.update(pairs)
+        for key in gone:
+            keyspace.delete(key)
+            model.pop(key, None)
+
+    @rule(name=names, first=st.integers(0, 80), count=st.integers(1, 200), value=values)
+    def fill_keyspace(self, name: str, first: int, count: int, value: bytes) -> None:
+        keyspace, model = self.place(name)
+        rows = [b"key%03d" % i for i in range(first, first + count)]
+        keyspace.put_many(rows, [value[:200]] * count)
+        model.update(dict.fromkeys(rows, value[:200]))
+
+    @rule(
+        home=places,
+        writes=st.lists(st.tuples(st.none() | places, keys, st.none() | values), max_size=30),
+        by_hand=st.booleans(),
+        durability=durabilities,
+    )
+    def batch_across(
+        self,
+        home: str,
+        writes: list[tuple[str | None, bytes, bytes | None]],
+        by_hand: bool,
+        durability: str | None,
+    ) -> None:
+        writer, _ = self.place(home)
+        made = lsmkit.WriteBatch() if by_hand else writer.batch(durability=durability)
+        for name, key, value in writes:
+            named: dict[str, Any] = {} if name is None else {"keyspace": self.place(name)[0]}
+            if value is None:
+                made.delete(key, **named)
+            else:
+                made.put(key, value, **named)
+        if by_hand:
+            writer.write(made, durability=durability)
+        else:
+            with made:
+                pass
+        for name, key, value in writes:
+            model = self.place(home if name is None else name)[1]
+            if value is None:
+                model.pop(key, None)
+            else:
+                model[key] = value
+
+    @rule(name=names, key=keys, start=bounds, stop=bounds, reverse=st.booleans())
+    def read_keyspace(
+        self, name: str, key: bytes, start: bytes | None, stop: bytes | None, reverse: bool
+    ) -> None:
+        keyspace, model = self.place(name)
+        assert keyspace.get(key) == model.get(key)
+        assert keyspace.get_many([key, b"key005"]) == [model.get(key), model.get(b"key005")]
+        expected = Sorted(model).range(start, stop)
+        found = list(keyspace.scan(start, stop, reverse=reverse))
+        assert found == (expected[::-1] if reverse else expected)
+
+    @rule(name=names, start=bounds, stop=bounds)
+    def compact_keyspace(self, name: str, start: bytes | None, stop: bytes | None) -> None:
+        self.place(name)[0].compact(start, stop)
+
+    @rule(name=names)
+    def drop_keyspace(self, name: str) -> None:
+        if name not in self.spaces:
+            with pytest.raises(KeyError):
+                self.db.drop_keyspace(name)
+            return
+        keyspace = self.db.keyspace(name)
+        self.db.drop_keyspace(name)
+        del self.spaces[name]
+        for _, then in self.moments:
+            then.pop(name, None)
+        assert keyspace.closed
+        with pytest.raises(lsmkit.ClosedError):
+            keyspace.get(b"a")
+        with pytest.raises(lsmkit.ClosedError):
+            keyspace.put(b"a", b"")
+
+    @precondition(lambda self: len(self.moments) < 2)
+    @rule()
+    def take_moment(self) -> None:
+        then = {name: Sorted(model) for name, model in {"": self.model, **self.spaces}.items()}
+        self.moments.append((self.db.snapshot(), then))
+        self.had_snapshot = True
+
+    @precondition(lambda self: self.moments)
+    @rule(data=st.data(), ends=st.booleans())
+    def read_moment(self, data: st.DataObject, ends: bool) -> None:
+        at = data.draw(st.integers(0, len(self.moments) - 1), label="moment")
+        snapshot, then = self.moments[at]
+        for name in {"", *self.spaces}:
+            reader = snapshot.keyspace(name) if name else snapshot
+            # What was made later, also in the place of one that was dropped, was empty then.
+            assert list(reader.scan()) == (then[name].range(None, None) if name in then else [])
+        if ends:
+            snapshot.close()
+            del self.moments[at]
+
     # --- Background and files
 
     @rule()
@@ -640,16 +774,19 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def compact_all(self) -> None:
         self.db.compact()
+        for name in self.spaces:
+            self.db.keyspace(name).compact()
         assert self.db.wait_idle(60)
         # Versions that a snapshot has kept stay in the last level until it is merged again.
         if not self.had_snapshot:
             stats = self.db.stats()
             assert sum(level.tombstones for level in stats.levels) == 0
             rows = sum(level.rows for level in stats.levels)
+            held = sum(map(len, (self.model, *self.spaces.values())))
             # An operand stays beside a value that has a deadline; positions are rows of a tree of
             # their own, which this has not merged.
             is_loose = self.had_operand or self.positions
-            assert rows >= len(self.model) if is_loose else rows == len(self.model)
+            assert rows >= held if is_loose else rows == held
 
     @rule()
     def wait_idle(self) -> None:
@@ -726,6 +863,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.beside.close()
         self.beside = None
 
+    @rule()
+    def read_keyspaces_beside(self) -> None:
+        with lsmkit.open(self.path, read_only=True, merge_operator=self.operator) as reader:
+            assert reader.keyspaces() == sorted(self.spaces)
+            for name, model in self.spaces.items():
+                assert list(reader.keyspace(name).items()) == sorted(model.items())
+
     @rule(onto=st.booleans(), write=st.booleans())
     def checkpoint(self, onto: bool, write: bool) -> None:
         """Over the one before, or a new one; which is looked at, and perhaps written to, so that
@@ -744,7 +888,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(options=st.one_of(st.just({}), options), verify=st.booleans())
     def reopen(self, options: dict[str, Any], verify: bool) -> None:
         scans, snapshots, cursors = self.scans, self.snapshots, self.cursors
-        self.scans, self.snapshots, self.cursors = [], [], []
+        self.scans, self.snapshots, self.cursors, self.moments = [], [], [], []
         transactions, self.transactions = self.transactions, []
         self.db.close()
         for t, _ in transactions:
@@ -777,6 +921,9 @@ class StoreMachine(RuleBasedStateMachine):
                 assert list(self.db.items()) == sorted(self.model.items())
                 for which in range(len(self.cursors)):
                     self.check_cursor(which)
+                assert self.db.keyspaces() == sorted(self.spaces)
+                for name, model in self.spaces.items():
+                    assert list(self.db.keyspace(name).items()) == sorted(model.items())
                 for snapshot, then in self.snapshots:
                     assert list(snapshot.items()) == then.range(None, None)
                 assert self.db.stats().background_errors == 0, self.db.stats().last_error

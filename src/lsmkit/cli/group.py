@@ -12,6 +12,7 @@ from lsmkit.cli.delete import delete
 from lsmkit.cli.demo import demo
 from lsmkit.cli.dump import dump
 from lsmkit.cli.get import get
+from lsmkit.cli.keyspaces import keyspaces
 from lsmkit.cli.load import load
 from lsmkit.cli.output import note
 from lsmkit.cli.put import put
@@ -41,6 +42,7 @@ for command in (
     delete,
     scan,
     stats,
+    keyspaces,
     verify,
     compact,
     checkpoint,

@@ -12,7 +12,7 @@ import click
 
 import lsmkit
 from lsmkit.cli.columns import BadRow
-from lsmkit.cli.opening import open_writing
+from lsmkit.cli.opening import keyspace_option, writing
 from lsmkit.cli.output import CommandError, note, size_text, write_json, write_line
 from lsmkit.cli.rows import open_rows
 from lsmkit.cli.source import FORMATS, InputError, Source
@@ -37,6 +37,7 @@ PLAIN_SECONDS = 5.0  # between two lines of progress in a pipe
     metavar="COL[:TYPE][,...]",
     help="Columns that make the key; a type (int, float, bool) makes one sort as such.",
 )
+@keyspace_option
 @click.option("--value", metavar="COL", help="The value's column; without it, the whole row.")
 @click.option(
     "--batch",
@@ -61,6 +62,7 @@ def load(
     format_name: str | None,
     key: tuple[str, ...],
     value: str | None,
+    keyspace: str | None,
     batch: int,
     on_error: str,
     no_header: bool,
@@ -84,7 +86,7 @@ def load(
         if name != "pairs" and not key:
             raise click.UsageError("--key is needed: the columns that make the key")
         chunks = open_rows(source, name, key, value, header=not no_header, quotes=not no_quotes)
-        with open_writing(store, create=True) as db:
+        with writing(store, keyspace, create=True) as db:
             loader = Loader(db, batch, source, on_error)
             with show_progress(source, loader):
                 loader.run(chunks)
@@ -94,7 +96,13 @@ def load(
 class Loader:
     """Gathers rows into batches of `batch`, or of `BATCH_BYTES` if that is less; writes them."""
 
-    def __init__(self, db: lsmkit.DB, batch: int, source: Source, on_error: str) -> None:
+    def __init__(
+        self,
+        db: lsmkit.DB | lsmkit.Keyspace,
+        batch: int,
+        source: Source,
+        on_error: str,
+    ) -> None:
         self.stored = 0
         self.bytes = 0
         self.skipped = 0

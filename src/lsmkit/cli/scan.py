@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lsmkit.cli.form import Form, form_options
-from lsmkit.cli.opening import open_reading
+from lsmkit.cli.opening import keyspace_option, reading
 from lsmkit.cli.output import write_bytes
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ LINES_A_WRITE = 1000
 @click.option("--limit", type=click.IntRange(min=0), help="At most so many.")
 @click.option("--reverse", is_flag=True, help="From the greatest key down.")
 @click.option("--keys-only", is_flag=True, help="Without the values.")
+@keyspace_option
 @form_options
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
 def scan(
@@ -38,6 +39,7 @@ def scan(
     limit: int | None,
     reverse: bool,
     keys_only: bool,
+    keyspace: str | None,
     form: Form,
     as_json: bool,
 ) -> None:
@@ -53,7 +55,7 @@ def scan(
     for name, text in (("prefix", prefix), ("start", start), ("stop", stop)):
         if text is not None:
             where[name] = form.read_bound(text, f"--{name}")
-    with open_reading(store) as db:
+    with reading(store, keyspace) as db:
         write_lines(lines(db, where, keys_only, limit, line_maker(form, keys_only, as_json)))
 
 
@@ -74,7 +76,7 @@ def line_maker(form: Form, keys_only: bool, as_json: bool) -> Callable[..., str]
 
 
 def lines(
-    db: lsmkit.DB,
+    db: lsmkit.DB | lsmkit.Keyspace,
     where: dict[str, Any],
     keys_only: bool,
     limit: int | None,
