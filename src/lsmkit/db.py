@@ -13,7 +13,7 @@ from .compaction.scheduler import Coordinator
 from .errors import CorruptionError, Error, OptionsError, StoreNotFoundError
 from .housekeeping import directory_of
 from .keyspace import Keyspace, Keyspaces, meanings
-from .options import Options
+from .options import Options, fitted
 from .stats import Stats, shape_of
 from .tree import Closing, WritableTree
 from .verify import Verification
@@ -94,8 +94,9 @@ def open(
         stored = properties.get("options")
         keyspaces = meanings(properties)
         completed = chosen if stored is None else chosen.completed(stored)
+        sized = fitted(completed, chosen.named)
 
-        def attempt(options: Options = completed, keyspaces: list[Any] = keyspaces) -> core.Handle:
+        def attempt(options: Options = sized, keyspaces: list[Any] = keyspaces) -> core.Handle:
             return core.Handle.open(
                 where,
                 shown,
@@ -114,7 +115,8 @@ def open(
         now = handle.property("options")
         if now is None or now == stored or chosen.completed(now) == completed:
             kind = _follower() if follow else DB
-            db = kind._opened(handle, completed, keyspaces, None if machine else os.fsdecode(where))
+            place = None if machine else os.fsdecode(where)
+            db = kind._opened(handle, sized, completed.to_text(), keyspaces, place)
             if disk is not None:
                 disk._opened(db)
             return db
@@ -193,7 +195,12 @@ class DB(Closing, WritableTree):
 
     @classmethod
     def _opened(
-        cls, handle: core.Handle, options: Options, keyspaces: list[Any], place: str | None
+        cls,
+        handle: core.Handle,
+        options: Options,
+        stored: str,
+        keyspaces: list[Any],
+        place: str | None,
     ) -> Self:
         self = cls.__new__(cls)
         self._attach(handle, 0)
@@ -203,9 +210,8 @@ class DB(Closing, WritableTree):
         self._keyspaces = Keyspaces(handle, options, keyspaces)
         self._coordinator = Coordinator(handle, options, self._keyspaces.options_of)
         if not handle.read_only:
-            text = options.to_text()
-            if handle.property("options") != text:
-                handle.set_property("options", text)
+            if handle.property("options") != stored:
+                handle.set_property("options", stored)
             self._coordinator.start()
         _close_when_the_interpreter_exits(self)
         return self
@@ -342,13 +348,6 @@ def _stats_of(raw: dict[str, Any], keyspaces: Keyspaces, pressure: float) -> dic
     """The core's counters under the names of `Stats`."""
     c, cache = raw["counters"], raw["cache"]
     version = Version.from_raw(raw["version"])
-    segments = raw["segment_memory"]
-    memory = {
-        "segments": segments,
-        "cache": cache["used_bytes"],
-        "tables": cache["fixed_bytes"],
-        "total": segments + cache["used_bytes"] + cache["fixed_bytes"],
-    }
     return {
         "writes": {
             "records": c["records"],
@@ -384,7 +383,7 @@ def _stats_of(raw: dict[str, Any], keyspaces: Keyspaces, pressure: float) -> dic
             "lost_bytes": c["lost_bytes"],
         },
         "cache": cache,
-        "memory": memory,
+        "memory": raw["memory"],
         **shape_of(
             version, lambda tree: keyspaces.options_of(tree).compaction, keyspaces.numbers()
         ),

@@ -30,14 +30,21 @@ MIB = 1 << 20
 GIB = 1 << 30
 TIB = 1 << 40
 
+SEGMENT_MIN = 4 * KIB
+SEGMENTS = 12
+"""So many segments' bytes, with their indexes, a store may come to hold while it writes."""
+SEGMENTS_MIN = 4
+"""With so many it works: one is written, one is flushed, and each has an index."""
+
 _INTS: dict[str, tuple[int, int, str]] = {
-    "segment_bytes": (4 * KIB, GIB, "bytes"),
+    "segment_bytes": (SEGMENT_MIN, GIB, "bytes"),
     "block_bytes": (256, MIB, "bytes"),
     "table_bytes": (4 * KIB, 16 * GIB, "bytes"),
     "level_base_bytes": (4 * KIB, 16 * TIB, "bytes"),
     "level_fanout": (2, 100, ""),
     "filter_bits": (0, 64, "bits a key"),
     "cache_bytes": (0, 16 * TIB, "bytes"),
+    "memory_bytes": (4 * MIB, 32 * TIB, "bytes"),
     "background_threads": (1, 64, ""),
     "rate_limit": (0, TIB, "bytes a second"),
     "sync_interval_ms": (1, 3_600_000, "milliseconds"),
@@ -101,6 +108,11 @@ class Options(Record):
     another the sums that are stored would mean something else."""
     cache_bytes: int = 256 * MIB
     """Memory for decoded blocks, indexes and filters, shared by the whole store: 0 to 16 TiB."""
+    memory_bytes: int = GIB
+    """All that the store may hold in memory: segments with their indexes, cache, flush, compaction,
+    what scans keep: 4 MiB to 32 TiB. Where it is named, `segment_bytes`, `cache_bytes` and
+    `table_bytes` that are not are made small enough for it; where it is not, it is as large as they
+    need. Over it the cache gives way, and then writers wait."""
     log_io: str = "auto"
     """How the log reaches the system: "mapped" stores into a mapped file, "written" calls `pwrite`
     for each frame, "auto" maps on file systems where that is known to be safe."""
@@ -214,6 +226,31 @@ class Options(Record):
 
     def __reduce__(self) -> tuple[Callable[..., Options], tuple[type[Options], dict[str, Any]]]:
         return _remake, (type(self), self._named_values())
+
+
+def fitted(options: Options, named: frozenset[str]) -> Options:
+    """The options with sizes that fit into the memory, of which those in `named` are as their
+    user wants them; a ValueError where they do not fit."""
+    segment, cache = options.segment_bytes, options.cache_bytes
+    if "memory_bytes" not in named:
+        memory = max(options.memory_bytes, cache + SEGMENTS * segment)
+        return options if memory == options.memory_bytes else options.replace(memory_bytes=memory)
+    memory = options.memory_bytes
+    if "segment_bytes" not in named:
+        room = memory - cache if "cache_bytes" in named else memory
+        segment = max(min(segment, memory // 16, room // SEGMENTS_MIN), SEGMENT_MIN)
+    if "cache_bytes" not in named:
+        cache = max(min(cache, memory // 4, memory - SEGMENTS_MIN * segment), 0)
+    least = cache + SEGMENTS_MIN * segment
+    if least > memory:
+        raise ValueError(
+            f"memory_bytes must be from {least} bytes, with segment_bytes={segment} and "
+            f"cache_bytes={cache}, not {memory}"
+        )
+    table = options.table_bytes if "table_bytes" in named else min(options.table_bytes, memory // 8)
+    sizes = {"segment_bytes": segment, "cache_bytes": cache, "table_bytes": table}
+    changes = {name: size for name, size in sizes.items() if getattr(options, name) != size}
+    return options.replace(**changes) if changes else options
 
 
 def _check_ttl(value: Any) -> None:

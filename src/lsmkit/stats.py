@@ -151,11 +151,18 @@ class Memory(_Counted):
     segments: int
     """Log segments, with their indexes and orders: those that are live, that wait for their flush,
     or that wait to be used (again)."""
+    pinned: int
+    """Segments that were flushed and are kept for scans and cursors that began before. Of a mapped
+    log only their indexes and orders."""
     cache: int
     """Decoded blocks."""
     tables: int
     """Indexes and filters of open tables."""
+    background: int
+    """Buffers of flush and compaction."""
     total: int
+    limit: int
+    """The option `memory_bytes`."""
 
 
 @record(frozen=True, kw_only=True)

@@ -206,6 +206,26 @@ LK_TEST(test_fixed_memory_takes_room_from_blocks_but_not_all)
     fixture_free(f);
 }
 
+LK_TEST(test_pressure_takes_room_from_blocks_until_it_ends)
+{
+    fixture *f = fixture_new(1 << 20);
+    lk_cache_stats stats;
+    for (uint32_t i = 0; i < 300; i++) get_and_check(f, i);
+    lk_cache_press(f->cache, 700 << 10);
+    lk_cache_stats_of(f->cache, &stats);
+    CHECK(stats.used_bytes <= 324 << 10);
+    CHECK_EQ(stats.capacity_bytes, 1 << 20);
+    lk_cache_press(f->cache, 9 << 20);
+    for (uint32_t i = 0; i < 300; i++) get_and_check(f, i);
+    lk_cache_stats_of(f->cache, &stats);
+    CHECK(stats.used_bytes > 100000 && stats.used_bytes <= stats.capacity_bytes / 8);
+    lk_cache_press(f->cache, 0);
+    for (uint32_t i = 0; i < 200; i++) get_and_check(f, i);
+    lk_cache_stats_of(f->cache, &stats);
+    CHECK(stats.used_bytes > 700000);
+    fixture_free(f);
+}
+
 LK_TEST(test_reference_outlives_eviction_and_drop)
 {
     fixture *f = fixture_new(100000);

@@ -96,6 +96,7 @@ options = st.fixed_dictionaries(
         "compression": st.sampled_from(["none", "lz4", "zstd"]),
         "bottom_compression": st.sampled_from([None, "none", "zstd"]),
         "cache_bytes": st.sampled_from([0, 16384, 1 << 20]),
+        "memory_bytes": st.sampled_from([4 << 20, 1 << 30]),
         "log_io": st.sampled_from(["mapped", "written"]),
         "durability": st.sampled_from(["process", "process", "periodic", "sync"]),
         "background_threads": st.integers(1, 3),

@@ -536,8 +536,8 @@ def full(store_path: str) -> Iterator[lsmkit.DB]:
     with lsmkit.open(store_path, **options) as db:
         for value in (bytes(200), b""):
             try:
-                while True:
-                    db.put(b"k", value, timeout=0)
+                while True:  # not 0: a writer that is only slowed for the moment is refused too
+                    db.put(b"k", value, timeout=0.05)
             except lsmkit.Busy:
                 pass
         yield db

@@ -229,6 +229,7 @@ def test_every_option_is_taken(store_path: str) -> None:
         "ttl": 86_400.0,
         "merge_operator": lsmkit.merge.AddInt64(),
         "cache_bytes": 1 << 20,
+        "memory_bytes": 1 << 26,
         "log_io": "written",
         "background_threads": 3,
         "rate_limit": 1 << 30,

@@ -28,6 +28,7 @@ INT_RANGES = {
     "level_fanout": (2, 100),
     "filter_bits": (0, 64),
     "cache_bytes": (0, 2**44),
+    "memory_bytes": (2**22, 2**45),
     "background_threads": (1, 64),
     "rate_limit": (0, 2**40),
     "sync_interval_ms": (1, 3_600_000),
@@ -52,6 +53,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     o = Options()
     assert o.segment_bytes == 64 << 20
     assert o.cache_bytes == 256 << 20
+    assert o.memory_bytes == 1 << 30
     assert o.block_bytes == 16 << 10
     assert (o.table_bytes, o.level_base_bytes, o.level_fanout) == (64 << 20, 256 << 20, 10)
     assert o.filter_bits == 10

@@ -61,7 +61,9 @@ def raw() -> dict[str, Any]:
             "fills": 6,
             "evictions": 1,
         },
-        "memory": {"segments": 1, "cache": 3, "tables": 4, "total": 8},
+        "memory": dict.fromkeys(
+            ("segments", "pinned", "cache", "tables", "background", "total", "limit"), 1
+        ),
         **shape_of(version(), policy_of, {}),
         "range_tombstones": 0,
         "pressure": 0.25,

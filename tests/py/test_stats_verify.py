@@ -105,7 +105,9 @@ def test_the_cache_is_counted(store_path: str) -> None:
         assert 0 < again.used_bytes <= again.capacity_bytes
         assert again.fixed_bytes > 0
         memory = db.stats().memory
-        assert memory.total == memory.segments + memory.cache + memory.tables
+        parts = (memory.segments, memory.pinned, memory.cache, memory.tables, memory.background)
+        assert memory.total == sum(parts)
+        assert memory.limit == 1 << 30
 
 
 def test_memory_of_segments_is_counted_while_they_are_there(store_path: str) -> None:

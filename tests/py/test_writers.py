@@ -130,8 +130,9 @@ def full(store_path: str) -> Iterator[lsmkit.DB]:
         background_threads=1,
     ) as db:
         db[b"there"] = b"1"
-        repeat_until_busy(lambda: db.put(b"large", bytes(200), timeout=0))
-        repeat_until_busy(lambda: db.delete(b"", timeout=0))
+        # Not 0: a writer that is only slowed for the moment is refused too.
+        repeat_until_busy(lambda: db.put(b"large", bytes(200), timeout=0.05))
+        repeat_until_busy(lambda: db.delete(b"", timeout=0.05))
         yield db
 
 

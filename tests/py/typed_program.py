@@ -323,6 +323,7 @@ def options(db: lsmkit.DB) -> None:
         ttl=3600,
         merge_operator=merge.Append(),
         cache_bytes=1 << 20,
+        memory_bytes=1 << 28,
         log_io="auto",
         background_threads=1,
         rate_limit=0,

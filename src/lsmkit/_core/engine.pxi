@@ -322,7 +322,7 @@ cdef extern from "store.h" nogil:
         LK_LOG_MAPPED
         LK_LOG_WRITTEN
     ctypedef struct lk_store_options:
-        uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit
+        uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit, memory_bytes
         uint32_t block_bytes, filter_bits
         lk_codec codec
         lk_durability durability
@@ -408,7 +408,9 @@ cdef extern from "store.h" nogil:
     bint lk_store_take_report(lk_store *s, lk_job_report *out)
     uint32_t lk_store_free_workers(lk_store *s)
     bint lk_store_is_quiet(lk_store *s)
-    uint64_t lk_store_segment_memory(lk_store *s)
+    ctypedef struct lk_store_memory:
+        uint64_t segments, pinned, cache, tables, background, total, limit
+    void lk_store_memory_of(lk_store *s, lk_store_memory *out)
     uint32_t lk_store_frozen(const lk_store *s)
     uint64_t lk_store_background_errors(lk_store *s, lk_error *out)
 

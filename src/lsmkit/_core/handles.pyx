@@ -155,6 +155,7 @@ cdef class Handle:
         lk_store_options_init(&o)
         o.segment_bytes = options.segment_bytes
         o.cache_bytes = options.cache_bytes
+        o.memory_bytes = options.memory_bytes
         o.table_bytes = options.table_bytes
         o.block_bytes = options.block_bytes
         o.filter_bits = options.filter_bits

@@ -55,18 +55,19 @@ def raw_stats(Handle h not None):
     """Everything that the core counts, as plain values."""
     cdef lk_view *v
     cdef lk_error last
-    cdef uint64_t errors, segment_memory
+    cdef uint64_t errors
+    cdef lk_store_memory memory
     h.enter()
     v = lk_store_view(h.s)
     with nogil:
-        segment_memory = lk_store_segment_memory(h.s)
+        lk_store_memory_of(h.s, &memory)
     try:
         errors = lk_store_background_errors(h.s, &last)
         return {
             "counters": counters_of(&h.s.counters),
             "cache": cache_of(h.s),
             "segments": segments_of(v),
-            "segment_memory": segment_memory,
+            "memory": memory,
             "frozen": lk_store_frozen(h.s),
             "version": version_tuples(v.version, seen_by_all(h.s)),
             "range_tombstones": tombs_of(v),

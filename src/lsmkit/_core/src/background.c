@@ -216,6 +216,7 @@ lk_table_options lk_store_table_options(lk_store *s, const lk_tree_shape *shape)
         .codec = shape->codec,
         .limiter = s->options.rate_limit != 0 ? &s->limiter : NULL,
         .cancel = &s->cancel,
+        .held = &s->writers_bytes,
     };
 }
 

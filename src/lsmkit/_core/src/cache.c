@@ -27,7 +27,6 @@ enum {
     SHARD_BYTES_MIN = 4 << 20, /* fewer shards rather than smaller ones: a block must fit well */
     LIMBO_SHARE = 16,          /* of the shard's capacity, at most ... */
     LIMBO_BYTES_MAX = 1 << 20, /* ... this: then a grace period is awaited */
-    BLOCKS_SHARE_MIN = 8,      /* an eighth of the capacity is not taken by fixed memory */
     RING_MIN = 64,
 };
 
@@ -73,6 +72,7 @@ struct lk_cache {
     uint64_t capacity;
     uint32_t shard_count;
     _Atomic int64_t fixed;
+    _Atomic uint64_t pressed; /* of the capacity, wanted elsewhere */
     shard *shards;
 };
 
@@ -89,7 +89,8 @@ static uint64_t shard_capacity(const lk_cache *c)
 {
     int64_t fixed = atomic_load_explicit(&c->fixed, memory_order_relaxed);
     uint64_t taken = fixed > 0 ? (uint64_t)fixed : 0;
-    uint64_t least = c->capacity / BLOCKS_SHARE_MIN;
+    taken += atomic_load_explicit(&c->pressed, memory_order_relaxed);
+    uint64_t least = c->capacity / LK_CACHE_LEAST_SHARE;
     uint64_t left = taken < c->capacity - least ? c->capacity - taken : least;
     return left / c->shard_count;
 }
@@ -379,11 +380,8 @@ void lk_cache_drop(lk_cache *c, lk_cache_slot *slots, uint32_t count)
     }
 }
 
-void lk_cache_fix(lk_cache *c, int64_t bytes)
+static void shards_fit(lk_cache *c)
 {
-    int64_t before = atomic_fetch_add(&c->fixed, bytes);
-    LK_ASSERT(before + bytes >= 0);
-    (void)before;
     for (uint32_t i = 0; i < c->shard_count; i++) {
         shard *s = &c->shards[i];
         lk_lock_acquire(&s->lock);
@@ -391,6 +389,19 @@ void lk_cache_fix(lk_cache *c, int64_t bytes)
         (void)make_room(c, s, 0);
         lk_lock_release(&s->lock);
     }
+}
+
+void lk_cache_fix(lk_cache *c, int64_t bytes)
+{
+    int64_t before = atomic_fetch_add(&c->fixed, bytes);
+    LK_ASSERT(before + bytes >= 0);
+    (void)before;
+    shards_fit(c);
+}
+
+void lk_cache_press(lk_cache *c, uint64_t bytes)
+{
+    if (atomic_exchange(&c->pressed, bytes) != bytes) shards_fit(c);
 }
 
 void lk_cache_stats_of(lk_cache *c, lk_cache_stats *out)

@@ -6,8 +6,8 @@
  *
  * Threads   any. Nothing here may be called inside a guard section, but for reading slots.
  * Always    blocks, blocks that wait for their grace period, and fixed memory stay within the
- *           capacity together; blocks keep an eighth of it for themselves where fixed memory alone
- *           would fill it. A block with no room is handed out without being kept.
+ *           capacity together, or what is left of it under pressure; blocks keep an eighth of it for
+ *           themselves where fixed memory alone would fill it. A block with no room is handed out without being kept.
  */
 #ifndef LK_CACHE_H
 #define LK_CACHE_H
@@ -17,6 +17,8 @@
 #include "block.h"
 #include "guard.h"
 #include "status.h"
+
+#define LK_CACHE_LEAST_SHARE 8u /* an eighth of the capacity is always left for blocks */
 
 typedef struct lk_cache lk_cache;
 typedef struct lk_cache_slot {
@@ -44,6 +46,8 @@ lk_status lk_cache_get(lk_cache *c, lk_cache_slot *slots, uint32_t index, lk_cac
 lk_block *lk_cache_peek(lk_cache *c, lk_cache_slot *slots, uint32_t index);
 /* Empties the slots of a table that goes away; no reader may be using them any more. */
 void lk_cache_drop(lk_cache *c, lk_cache_slot *slots, uint32_t count);
+/* Takes so many bytes from the capacity, until it is said again: memory is wanted elsewhere. */
+void lk_cache_press(lk_cache *c, uint64_t bytes);
 /* Memory of table indexes and filters, which counts against the capacity while the tables live. */
 void lk_cache_fix(lk_cache *c, int64_t bytes);
 void lk_cache_stats_of(lk_cache *c, lk_cache_stats *out);

@@ -34,13 +34,18 @@ static void limbo_drain(lk_store *s)
     for (uint32_t i = 0; i < n; i++) lk_view_unref(views[i]);
 }
 
+/* Consumes the reference. */
 static void segment_forget(lk_store *s, lk_segment *segment)
 {
     char path[LK_PATH_MAX];
     lk_segment_path(s->dir, segment->generation, path, sizeof path);
     /* A file that stays behind is removed at the next open: the manifest has retired it. */
     (void)lk_env_unlink(s->env, path, NULL);
-    lk_segment_unref(segment);
+    if (atomic_load_explicit(&segment->refs, memory_order_acquire) != 1) {
+        lk_budget_pin(s, segment);
+    } else {
+        lk_segment_unref(segment);
+    }
 }
 
 /* A flushed segment that nobody pins any more and that another generation can use. */
@@ -94,25 +99,11 @@ static void retired_trim(lk_store *s, uint32_t keep)
     lk_lock_release(&s->view_lock);
     /* Nobody else takes segments off the list, so those on it are there still. */
     for (uint32_t i = 0; i < kept; i++) {
-        if (atomic_load_explicit(&waiting[i]->refs, memory_order_acquire) == 1) {
-            lk_segment_evict(waiting[i]);
+        if (!atomic_load_explicit(&waiting[i]->evicted, memory_order_relaxed)) {
+            lk_budget_evict(s, waiting[i]);
         }
     }
     for (uint32_t i = 0; i < n; i++) segment_forget(s, dropped[i]);
-}
-
-uint64_t lk_store_segment_memory(lk_store *s)
-{
-    uint64_t bytes = 0;
-    lk_lock_acquire(&s->write_lock);
-    if (s->spare != NULL) bytes += lk_segment_memory(s->spare);
-    lk_lock_acquire(&s->view_lock);
-    const lk_view *v = atomic_load_explicit(&s->view, memory_order_relaxed);
-    for (uint32_t i = 0; i < v->segment_count; i++) bytes += lk_segment_memory(v->segments[i]);
-    for (uint32_t i = 0; i < s->retired_count; i++) bytes += lk_segment_memory(s->retired[i]);
-    lk_lock_release(&s->view_lock);
-    lk_lock_release(&s->write_lock);
-    return bytes;
 }
 
 static uint32_t expected_records(lk_store *s)
@@ -257,6 +248,7 @@ void *lk_store_keep(void *arg)
             rest(s);
             rested = true;
         }
+        lk_budget_tend(s);
         periodic_sync(s, &next_sync);
         if (populate_ahead(s)) continue;
         uint64_t wait = (uint64_t)s->options.sync_interval_ms * 1000000u;
@@ -275,4 +267,5 @@ void lk_store_keep_nothing(lk_store *s)
     retired_trim(s, 0);
     if (s->spare != NULL) segment_forget(s, s->spare);
     s->spare = NULL;
+    lk_budget_end(s);
 }

@@ -9,9 +9,21 @@
 #include "pulse.h"
 #include "store.h"
 
+/* Who gave no timeout waits no longer than this where scans alone are in the way: it may be the one
+ * that holds them. */
+#define PINS_PATIENCE_NS UINT64_C(10000000000)
+#define PINS_LOOK_NS 5000000u /* nothing tells when a scan ends */
+
+typedef struct step { /* of a writer, from one step towards room */
+    bool wait;
+    bool soon; /* just for the keeper, who is making a file */
+    bool pins; /* for scans to end that hold the memory */
+} step;
+
 typedef struct waiter {
     uint64_t started_ns;
     uint64_t deadline_ns; /* UINT64_MAX: none */
+    bool pins;            /* waits for scans */
 } waiter;
 
 /* Waits, without the write lock, until something changes or the deadline is over. */
@@ -22,6 +34,11 @@ static lk_status wait_for_change(lk_store *s, uint64_t seen, uint64_t until_ns, 
     if (now >= w->deadline_ns) {
         bool soon = until_ns != UINT64_MAX && until_ns > now;
         uint64_t retry_ns = soon ? until_ns - now : lk_pace_left_ns(s, now);
+        if (w->pins) {
+            return lk_fail(err, LK_BUSY, 0, s->dir, retry_ns, 0, 0,
+                           "no memory for the write: scans and cursors that are held open keep too "
+                           "much of what was flushed meanwhile");
+        }
         return lk_fail(err, LK_BUSY, 0, s->dir, retry_ns, 0, 0,
                        "no room for the write within its timeout: %u segments wait for flush",
                        atomic_load_explicit(&s->frozen, memory_order_relaxed));
@@ -123,17 +140,17 @@ static lk_status flush_failure(lk_store *s, lk_error *err)
     return st;
 }
 
-/* One step towards room in the active segment: rotates, or says that there is something to wait
- * for: the background, or (out_soon) just the keeper, who is making a file. The write lock is held. */
-static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, bool *out_soon,
-                           lk_error *err)
+/* One step towards room in the active segment: rotates, or says what there is to wait for. The write
+ * lock is held. */
+static lk_status make_room(lk_store *s, uint64_t frame_bytes, step *out, lk_error *err)
 {
     lk_segment *fresh;
-    *out_wait = *out_soon = false;
-    if (s->held ||
+    lk_budget memory = lk_budget_ask(s);
+    *out = (step){.pins = memory == LK_BUDGET_PINS};
+    if (s->held || memory != LK_BUDGET_ROOM ||
         atomic_load_explicit(&s->frozen, memory_order_relaxed) >= s->options.frozen_max ||
         atomic_load_explicit(&s->stopped, memory_order_relaxed) != 0) {
-        *out_wait = true;
+        out->wait = true;
         return flush_failure(s, err);
     }
     atomic_store_explicit(&s->spare_wanted, true, memory_order_relaxed);
@@ -148,7 +165,7 @@ static lk_status make_room(lk_store *s, uint64_t frame_bytes, bool *out_wait, bo
         return st;
     }
     lk_event_signal(&s->keeper_event);
-    *out_wait = *out_soon = true;
+    out->wait = out->soon = true;
     return LK_OK;
 }
 
@@ -166,8 +183,12 @@ lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t ti
     const waiter patient = {.deadline_ns = UINT64_MAX};
     waiter w = {.started_ns = lk_env_now_ns(s->env)};
     w.deadline_ns = timeout_ns > UINT64_MAX - w.started_ns ? UINT64_MAX : w.started_ns + timeout_ns;
+    waiter pinned = w;
+    pinned.pins = true;
+    if (pinned.deadline_ns == UINT64_MAX) pinned.deadline_ns = w.started_ns + PINS_PATIENCE_NS;
     for (;;) {
-        bool wait = false, paced = false, soon = false;
+        step n = {0};
+        bool paced = false;
         uint64_t until = UINT64_MAX, seen = lk_event_generation(&s->changed);
         lk_lock_acquire(&s->write_lock);
         lk_status st = LK_OK;
@@ -180,23 +201,24 @@ lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t ti
         bool room = s->active != NULL && s->active->position + frame_bytes <= s->active->capacity;
         if (st == LK_OK) {
             if (room) {
-                wait = paced = !lk_pace_step(s, frame_bytes, &until);
+                n.wait = paced = !lk_pace_step(s, frame_bytes, &until);
             } else {
-                st = make_room(s, frame_bytes, &wait, &soon, err);
+                st = make_room(s, frame_bytes, &n, err);
             }
         }
-        if (st == LK_OK && !wait && lk_store_fits(s, frame_bytes)) return LK_OK;
-        if (st == LK_OK && room && !wait) {
+        if (st == LK_OK && !n.wait && lk_store_fits(s, frame_bytes)) return LK_OK;
+        if (st == LK_OK && room && !n.wait) {
             /* The keeper has not come so far with the blocks of the file. */
-            wait = true;
+            n.wait = true;
             s->fill_to = s->active->position + frame_bytes;
             lk_event_signal(&s->keeper_event);
         }
         lk_lock_release(&s->write_lock);
         if (st != LK_OK) return st;
-        if (!wait) continue;
+        if (!n.wait) continue;
         uint64_t from = lk_env_now_ns(s->env);
-        st = wait_for_change(s, seen, until, soon ? &patient : &w, err);
+        if (n.pins) until = from + PINS_LOOK_NS;
+        st = wait_for_change(s, seen, until, n.soon ? &patient : n.pins ? &pinned : &w, err);
         if (st != LK_OK) return st;
         count_wait(s, paced, lk_env_now_ns(s->env) - from);
     }

@@ -261,7 +261,7 @@ size_t lk_segment_memory(const lk_segment *s)
 
 void lk_segment_evict(lk_segment *s)
 {
-    if (!s->mapped || atomic_load_explicit(&s->evicted, memory_order_relaxed)) return;
+    if (!s->mapped) return;
     atomic_store_explicit(&s->evicted, true, memory_order_relaxed);
     lk_env_evict(s->env, s->base, s->memory_bytes);
 }

@@ -156,7 +156,8 @@ lk_status lk_segment_adopt(lk_env *env, const char *path, lk_segment **out, lk_e
 void lk_segment_path(const char *dir, uint64_t generation, char *out, size_t out_bytes);
 /* What it holds in memory, with its index and its order: of the mapping what was touched. */
 size_t lk_segment_memory(const lk_segment *s);
-/* Keeper: takes a flushed segment's pages out of the process, until it is recycled. */
+/* Keeper: takes a flushed segment's pages out of the process, until somebody reads them again, or it
+ * is recycled. */
 void lk_segment_evict(lk_segment *s);
 
 /* ---- appending; the caller holds store.write_lock ---- */

@@ -183,6 +183,7 @@ void lk_store_options_init(lk_store_options *o)
         .sync_interval_ms = 1000,
         .late_min = 4u << 20,
         .frozen_max = 3,
+        .memory_bytes = 1u << 30,
         .create_if_missing = true,
     };
 }
@@ -592,6 +593,7 @@ lk_status lk_store_open(lk_env *env, const char *dir, const lk_store_options *op
     s->env = env;
     s->options = *options;
     s->options.segment_bytes = lk_align_up(options->segment_bytes, LK_PAGE_BYTES);
+    s->options.frozen_max = lk_budget_frozen_max(&s->options);
     (void)snprintf(s->dir, sizeof s->dir, "%s", dir);
     store_init(s);
     LK_TRY(lk_readers_init(&s->readers, env, dir, err));

@@ -39,6 +39,7 @@ typedef enum lk_log_io { LK_LOG_AUTO = 0, LK_LOG_MAPPED = 1, LK_LOG_WRITTEN = 2 
 
 typedef struct lk_store_options {
     uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit;
+    uint64_t memory_bytes; /* all that is held, see budget.c */
     uint32_t block_bytes, filter_bits;
     lk_codec codec;
     lk_durability durability; /* of the store: decides how log pages are prepared */
@@ -132,6 +133,11 @@ typedef struct lk_store {
     uint32_t limbo_count;
     lk_segment *retired[64]; /* flushed segments, for recycling; guarded by view_lock */
     uint32_t retired_count;
+    /* Flushed segments that are of no more use but to scans; guarded by view_lock. */
+    lk_segment **pinned;
+    uint32_t pinned_count, pinned_capacity;
+    uint64_t pins_evict_ns;         /* the keeper's */
+    _Atomic uint64_t writers_bytes; /* what flush, compaction and ingest hold to write tables */
 
     char *
         *leftovers; /* files of earlier processes, until lk_store_settle; then the keeper's alone */
@@ -347,6 +353,31 @@ bool lk_pace_step(lk_store *s, uint64_t frame_bytes, uint64_t *out_until);
 /* In how long there may be room, where a writer has to stop. */
 uint64_t lk_pace_left_ns(lk_store *s, uint64_t now_ns);
 
+/* ---- memory (budget.c) ---- */
+
+typedef struct lk_store_memory {
+    uint64_t segments;   /* of the log with indexes and orders: live, or waiting for flush or use */
+    uint64_t pinned;     /* those that are kept for scans alone */
+    uint64_t cache;      /* blocks */
+    uint64_t tables;     /* indexes and filters */
+    uint64_t background; /* flush and compaction */
+    uint64_t total, limit;
+} lk_store_memory;
+void lk_store_memory_of(lk_store *s, lk_store_memory *out);
+
+/* How many segments may wait for flush, so that they fit into the memory. */
+uint32_t lk_budget_frozen_max(const lk_store_options *o);
+/* Whether another segment may be begun, or what is to be waited for first. The write lock is held. */
+typedef enum lk_budget { LK_BUDGET_ROOM, LK_BUDGET_FLUSH, LK_BUDGET_PINS } lk_budget;
+lk_budget lk_budget_ask(lk_store *s);
+/* For the keeper: the cache gives way, and what scans held is let go. */
+void lk_budget_tend(lk_store *s);
+/* A flushed segment that somebody reads is kept and counted; consumes the reference. */
+void lk_budget_pin(lk_store *s, lk_segment *segment);
+/* A flushed segment's pages leave the process. */
+void lk_budget_evict(lk_store *s, lk_segment *segment);
+void lk_budget_end(lk_store *s);
+
 /* ---- background (background.c) ---- */
 
 lk_status lk_store_start(lk_store *s, lk_error *err);
@@ -355,8 +386,6 @@ void lk_store_wake(lk_store *s); /* workers look for work */
 /* The keeper (keeper.c): its thread, until `stopping`; and what it then leaves, given back. */
 void *lk_store_keep(void *store);
 void lk_store_keep_nothing(lk_store *s);
-/* Memory of all log segments that the store holds: live, waiting for their flush or their next use. */
-uint64_t lk_store_segment_memory(lk_store *s);
 /* Freezes and flushes all that was written before the call. */
 lk_status lk_store_flush(lk_store *s, lk_error *err);
 /* One flush of everything frozen, in the calling thread. */

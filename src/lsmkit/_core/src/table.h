@@ -119,6 +119,7 @@ typedef struct lk_table_options {
     lk_codec codec;            /* of values */
     lk_limiter *limiter;       /* NULL: none; waits before each write */
     const atomic_bool *cancel; /* NULL: never; looked at before each write */
+    _Atomic uint64_t *held;    /* NULL: nobody asks; the memory of writers, added up */
 } lk_table_options;
 
 typedef struct lk_table_writer lk_table_writer;

@@ -52,9 +52,25 @@ struct lk_table_writer {
     uint64_t seq_base;
     lk_table_footer footer; /* what is known of it once it is sealed */
     lk_table_meta meta;     /* what it will say; keys owned */
+    size_t held;            /* bytes that it said that it holds */
 };
 
 /* ---- life ---- */
+
+/* Buffers, and what grows with the table: a hash a key. */
+static void hold(lk_table_writer *w, size_t bytes)
+{
+    if (w->options.held == NULL || bytes == w->held) return;
+    /* Modulo 2^64 an addition of less is one too. */
+    atomic_fetch_add_explicit(w->options.held, (uint64_t)bytes - w->held, memory_order_relaxed);
+    w->held = bytes;
+}
+
+static size_t writer_memory(const lk_table_writer *w)
+{
+    return sizeof *w + LK_KEY_BYTES_MAX + w->out_capacity + 2 * (size_t)w->options.block_bytes +
+           w->filter.capacity * sizeof *w->filter.hashes;
+}
 
 static lk_status create_file(lk_table_writer *w, lk_error *err)
 {
@@ -122,6 +138,7 @@ done:
 void lk_table_writer_free(lk_table_writer *w)
 {
     if (w == NULL) return;
+    hold(w, 0);
     if (w->file != NULL || w->is_sealed) {
         lk_file_close(w->file);
         /* The error that led here is what the caller hears; the file is under no published name. */
@@ -318,7 +335,9 @@ lk_status lk_table_writer_add(lk_table_writer *w, const lk_row *rows, size_t cou
 {
     LK_ASSERT(!w->is_finished && !w->is_sealed);
     if (w->failed != LK_OK) return refuse(w, err);
-    return note(w, add_rows(w, rows, count, err));
+    lk_status st = note(w, add_rows(w, rows, count, err));
+    hold(w, writer_memory(w));
+    return st;
 }
 
 /* ---- whole blocks ---- */
@@ -398,7 +417,9 @@ lk_status lk_table_writer_add_block(lk_table_writer *w, lk_table *from, uint32_t
 {
     LK_ASSERT(!w->is_finished && lk_table_meta_of(from)->tree == w->meta.tree);
     if (w->failed != LK_OK) return refuse(w, err);
-    return note(w, add_block(w, from, index, err));
+    lk_status st = note(w, add_block(w, from, index, err));
+    hold(w, writer_memory(w));
+    return st;
 }
 
 /* ---- the end of the file ---- */

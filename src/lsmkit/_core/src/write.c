@@ -101,8 +101,11 @@ void lk_store_fail(lk_store *s, const lk_error *err)
     for (uint32_t i = 0; i < v->segment_count; i++) {
         lk_segment *segment = v->segments[i];
         if (!segment->mapped) continue;
-        /* Where the kernel cannot, the mapping stays: nothing better is to be had. */
+        /* Where the kernel cannot, the mapping stays: nothing better is to be had. The lock keeps the
+         * keeper from taking away the pages of one that it has seen flushed. */
+        lk_lock_acquire(&s->view_lock);
         (void)lk_env_detach(s->env, segment->base, segment->memory_bytes, NULL);
+        lk_lock_release(&s->view_lock);
     }
     lk_view_unref(v);
     lk_event_broadcast(&s->changed);
