@@ -37,6 +37,21 @@ from .transaction import Transaction
 from .tree import Snapshot
 from .verify import Verification
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import metrics as metrics
+    from . import testing as testing
+else:
+
+    def __getattr__(name: str) -> object:
+        """`metrics` and `testing` are imported when somebody asks for them."""
+        if name not in ("metrics", "testing"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+
+
 __version__ = "0.1.0"
 
 __all__ = [

@@ -5,10 +5,14 @@ Method: a registry of the test's own is scraped, and its samples compared with `
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import lsmkit
-import lsmkit.metrics
 
 prometheus = pytest.importorskip("prometheus_client")
 
@@ -87,3 +91,28 @@ def test_a_collector_keeps_no_store_open(store_path: str) -> None:
     collector = lsmkit.metrics.collector(lsmkit.open(store_path))
     lsmkit.open(store_path).close()
     assert list(collector.collect()) == []
+
+
+def test_the_document_names_every_metric(db: lsmkit.DB) -> None:
+    """By its name, or by an end of it behind one that begins alike."""
+    document = Path(__file__).resolve().parents[2] / "docs" / "METRICS.md"
+    if not document.exists():
+        pytest.skip("an installed test suite has no documents beside it")
+    named = set(re.findall(r"`(\w+)`", document.read_text(encoding="utf-8")))
+    db[b"a"] = b"1"
+    for family in lsmkit.metrics.collector(db).collect():
+        parts = family.name.split("_")
+        ends = {"_" + "_".join(parts[i:]) for i in range(2, len(parts))}
+        assert named & {family.name, *ends}, family.name
+
+
+def test_modules_that_few_need_are_imported_when_they_are_asked_for() -> None:
+    source = (
+        "import sys, lsmkit\n"
+        "late = {'lsmkit.metrics', 'lsmkit.testing'}\n"
+        "assert not late & set(sys.modules)\n"
+        "assert lsmkit.metrics.collector and lsmkit.testing.FaultyDisk\n"
+        "assert late <= set(sys.modules)\n"
+        "assert not hasattr(lsmkit, 'nonsense')\n"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True)
