@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import lsmkit
+from lsmkit.version import Job
 
 TINY: dict[str, Any] = {
     "segment_bytes": 8192,
@@ -363,3 +364,36 @@ def test_any_mixture_is_what_a_dict_says(tmp_path: Any, seed: int) -> None:
         assert db.stats().background_errors == 0, db.stats().last_error
     finally:
         db.close()
+
+
+def test_an_operand_above_a_range_keeps_the_base_that_stands_between(tmp_path: Any) -> None:
+    """Though the compaction that rewrites the operand does not read the base."""
+
+    def files(db: lsmkit.DB, level: int) -> tuple[int, ...]:
+        (ranges,) = db._handle.version().values()
+        return tuple([t[0] for run in ranges[0][1] if run[0] == level for t in run[2]])
+
+    def merge_to(db: lsmkit.DB, level: int) -> None:
+        job = Job(
+            tree=0, lower=b"", upper=None, inputs=files(db, 0), out_level=level, cut_bytes=1 << 20
+        )
+        db._handle.submit(job)
+        assert db.wait_idle(60)
+        assert files(db, 0) == ()
+
+    with lsmkit.open(tmp_path / "store", merge_operator=lsmkit.merge.Append) as db:
+        db.update({b"j": b"gone", b"k": b"gone"})
+        db.flush()
+        snapshot = db.snapshot()  # keeps b"j", and so the range
+        db.delete_range(b"a", b"z")
+        db[b"k"] = b"base"
+        db.flush()
+        merge_to(db, 5)
+        db.merge(b"k", b"+1")
+        db.flush()
+        merge_to(db, 2)
+        assert db.stats().range_tombstones > 0
+        assert db[b"k"] == b"base+1"
+        assert snapshot[b"k"] == snapshot[b"j"] == b"gone"
+        db.compact()
+        assert dict(db) == {b"k": b"base+1"}
