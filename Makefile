@@ -28,7 +28,7 @@ BORDER := $(wildcard $(CORE)/*.pyx $(CORE)/*.pxi $(CORE)/*.pxd $(SRC)/*.[ch]) $(
 PYTHON_DIRS := $(wildcard src tests bench tools setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-c test-py check format bench demo wheel fuzz clean distclean
+.PHONY: help setup build test test-c test-py check format bench demo wheel fuzz soak clean distclean
 .SUFFIXES:
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -203,6 +203,15 @@ fuzz: ## T=block: looks for inputs that break a parser, for SECONDS=60
 check-fuzz:
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(FUZZERS:%=build/asan/fuzz_%)
 	@for t in $(FUZZERS); do build/asan/fuzz_$$t tests/fuzz/corpus/$$t || exit 1; done
+
+# ------------------------------------------------------------------ the model, for long
+#
+# The state machine of tests/model, driven by chance for STEPS steps in JOBS processes; SEED repeats.
+
+STEPS ?= 1000000
+
+soak: build/.extension $(VENV)/.with-$(EXTRA) ## STEPS=1000000: random operations against the model, in every option
+	@PYTHONPATH=src $(PY) tests/model/soak.py --steps $(STEPS) --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 # ------------------------------------------------------------------ use
 
