@@ -43,7 +43,7 @@ else:
         return note
 
 
-__all__ = ["Record", "check_choice", "check_int", "record"]
+__all__ = ["Record", "check_choice", "check_float", "check_int", "record"]
 
 
 class _Twin:
@@ -169,6 +169,14 @@ def check_int(name: str, value: Any, low: int, high: int, unit: str = "") -> Non
     if not low <= value <= high:
         unit = unit and " " + unit
         raise ValueError(f"{name} must be from {low} to {high}{unit}, not {value}")
+
+
+def check_float(name: str, value: Any, low: float, high: float) -> None:
+    """`value` must be a number from `low` to `high`; an int is one too."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a float, not {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ the default's value. `dataclasses.replace` names all of them, because it passes 
 
 from __future__ import annotations
 
-from ._record import Record, check_choice, check_int, record
+from ._record import Record, check_choice, check_float, check_int, record
 from .compaction import LazyLeveled, Policy
 from .errors import OptionsError
 from .merge import Operator, operator_from_text, operator_of
@@ -124,6 +124,11 @@ class Options(Record):
     """With `durability="periodic"`, the longest time in milliseconds for which an acknowledged
     write may be lost by a power cut: 1 to 3,600,000."""
 
+    max_garbage: float = 0.5
+    """Share of dead bytes (deletes, expired rows, deleted ranges) from which tables are rewritten
+    although the policy has no need to: 0.05 to 1. Less makes for smaller files and dearer writing.
+    What is dead as a whole goes at once."""
+
     if not TYPE_CHECKING:
 
         def __init__(self, **given):
@@ -140,6 +145,8 @@ class Options(Record):
         elif name == "bottom_compression":
             if value is not None:
                 check_choice(name, value, _CHOICES["compression"])
+        elif name == "max_garbage":
+            check_float(name, value, 0.05, 1)
         elif name == "ttl":
             if value is not None:
                 _check_ttl(value)

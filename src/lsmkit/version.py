@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Key: TypeAlias = bytes
-    # (file, bytes, rows, tombstones, min_key, max_key, seq_min, seq_max, expired, covered)
-    RawTable: TypeAlias = tuple[int, int, int, int, bytes, bytes, int, int, int, int]
+    # (file, bytes, rows, tombstones, min_key, max_key, seq_min, seq_max, expired, covered, is_seen,
+    #  written, due)
+    RawTable: TypeAlias = tuple[
+        int, int, int, int, bytes, bytes, int, int, int, int, bool, int, int
+    ]
     RawRun: TypeAlias = tuple[int, int, tuple[RawTable, ...]]  # (level, stamp, tables)
     RawRange: TypeAlias = tuple[bytes, tuple[RawRun, ...]]  # (lower, runs)
     RawTree: TypeAlias = tuple[RawRange, ...]
@@ -45,14 +48,17 @@ class Table:
     __slots__ = (
         "bytes",
         "covered",
+        "due",
         "expired",
         "file",
+        "is_seen",
         "max_key",
         "min_key",
         "rows",
         "seq_max",
         "seq_min",
         "tombstones",
+        "written",
     )
 
     file: int
@@ -64,11 +70,18 @@ class Table:
     seq_min: int
     seq_max: int
     expired: int
-    """Rows past their deadline, estimated from the first and the last deadline. Merging need not
-    end all of them: in a tree with a merge operator a newer operand may have renewed a row."""
+    """Rows whose deadline has passed since the table was made, estimated from the first and the
+    last. Those of before that are still there were kept for a reason: in a tree with a merge
+    operator a newer operand may have renewed a row."""
     covered: int
     """Bytes of rows that range tombstones hide from everybody, estimated from its keys: not 0 where
     there may be any, all of its bytes where every row is one."""
+    is_seen: bool
+    """Whether every reader sees all rows of it: no snapshot is older than one of them."""
+    written: int
+    """No row was written later: microseconds since 1970, 0 where nothing is known."""
+    due: int
+    """When more of its rows will have expired: microseconds since 1970, 0 for never."""
 
     def __init__(self, raw: RawTable) -> None:
         (
@@ -82,6 +95,9 @@ class Table:
             self.seq_max,
             self.expired,
             self.covered,
+            self.is_seen,
+            self.written,
+            self.due,
         ) = raw
 
     def __repr__(self) -> str:
@@ -145,13 +161,15 @@ class Range:
 class Tree:
     """The ranges of one tree, in key order; there is always one."""
 
-    __slots__ = ("_lowers", "_reach", "ranges", "tree")
+    __slots__ = ("_lowers", "_reach", "due", "ranges", "tree")
 
     def __init__(self, tree: int, ranges: tuple[Range, ...]) -> None:
         self.tree = tree
         self.ranges = ranges
         self._lowers = [r.lower for r in ranges]
         self._reach: dict[int, int] = {}
+        dues = [table.due for r in ranges for table in r.tables() if table.due]
+        self.due = min(dues, default=0)  # of its tables: when to look again
 
     @classmethod
     def from_raw(cls, tree: int, raw: RawTree, known: dict[int, Table] | None = None) -> Tree:
@@ -262,7 +280,11 @@ class Job(Record):
     overlaps none of its tables."""
     kind: str = "merge"
     """"merge": rows are written anew. "move": the tables change their level, nothing is read.
-    "join": the range, which is empty, is joined to the one on its left."""
+    "join": the range, which is empty, is joined to the one on its left. "drop": the tables go with
+    all that they hold; no table that stays, and is older, may overlap one."""
+    in_place: bool = False
+    """Of a merge: the output stands where the newest input stood, of which `out_level` is the
+    level. So it keeps its place among runs that come meanwhile, also in level 0."""
     split_tables: int = 0
     """If the range holds more tables than this at `out_level` afterwards, it is cut at table
     bounds into even pieces of half as many; 0 never cuts."""

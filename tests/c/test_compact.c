@@ -227,6 +227,7 @@ static job_files job_by_chance(const yard *y)
     j.job.cut_bytes = 300 + lk_test_below(rng, 6000);
     j.job.split_tables = (uint32_t)lk_test_below(rng, 4);
     j.job.parts = (uint32_t)lk_test_below(rng, 5);
+    j.job.in_place = lk_test_below(rng, 3) == 0;
     bool sensible = lk_test_below(rng, 3) != 0; /* whole runs that follow one another */
     uint32_t from = (uint32_t)lk_test_below(rng, r->run_count + 1), to = from;
     if (from < r->run_count) to = from + 1 + (uint32_t)lk_test_below(rng, r->run_count - from);
@@ -425,20 +426,26 @@ LK_TEST(tombstones_that_hide_nothing_are_not_copied)
     lk_error err;
     run_of_numbers(&y, 0, 2000, 1, false, LK_LEVEL_LAST, 1);
     (void)merge_range(&y, 0, LK_LEVEL_LAST);
-    run_of_numbers(&y, 2000, 4000, 1, true, 0, 1);
+    size_t begin = y.w.count;
+    write_numbers(&y, 2000, 4000, 1, true);
+    world_write(&y.w, 1999, false); /* of deletes alone it would not be read */
+    yard_add_run(&y, begin, 0, 1);
     lk_job_result r = merge_range(&y, 0, LK_LEVEL_LAST);
-    CHECK_EQ(r.rows_in, 4000);
+    CHECK_EQ(r.rows_in, 4001);
     CHECK_EQ(r.rows_out, 2000);
     CHECK(r.rows_copied > 1900);
     /* The same where sequences are kept, because an older table holds other keys of the inputs. */
     run_of_numbers(&y, 0, 1000, 1, false, 0, 1);
-    run_of_numbers(&y, 2000, 4000, 1, true, 0, 1);
+    begin = y.w.count;
+    write_numbers(&y, 2000, 4000, 1, true);
+    world_write(&y.w, 1999, false);
+    yard_add_run(&y, begin, 0, 1);
     job_files j = job_of(&y, LK_JOB_MERGE, 0, 1);
     job_add(&j, &yard_range(&y, 0)->runs[0]);
     job_add(&j, &yard_range(&y, 0)->runs[1]);
     CHECK_OK(run_job(&y, &j, &r, &err), &err);
-    CHECK_EQ(r.rows_in, 3000);
-    CHECK_EQ(r.rows_out, 1000);
+    CHECK_EQ(r.rows_in, 3001);
+    CHECK_EQ(r.rows_out, 1001);
     CHECK(r.rows_copied > 900);
     check_answers(&y);
     yard_free(&y);
@@ -652,6 +659,78 @@ LK_TEST(outputs_do_not_overlap_the_run_they_join)
     CHECK_EQ(run_job(&y, &j, &result, &err), LK_INVALID);
     check_files(&y);
     check_answers(&y);
+    yard_free(&y);
+}
+
+/* With a new stamp in level 0 it would stand before runs that are flushed while it is made. */
+LK_TEST(what_is_merged_in_place_stays_there_although_nothing_forbids_another)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 300);
+    lk_job_result result;
+    lk_error err;
+    for (uint32_t i = 0; i < 2; i++) run_of_numbers(&y, 0, 100, 1, false, 0, 1);
+    run_of_numbers(&y, 200, 300, 1, false, 0, 1);
+    uint64_t stamp = yard_range(&y, 0)->runs[1].stamp;
+    job_files j = job_of(&y, LK_JOB_MERGE, 0, 1);
+    j.job.in_place = true;
+    job_add(&j, &yard_range(&y, 0)->runs[1]);
+    job_add(&j, &yard_range(&y, 0)->runs[2]);
+    CHECK_EQ(run_job(&y, &j, &result, &err), LK_INVALID); /* that place is in level 0 */
+    j.job.out_level = 0;
+    CHECK_OK(run_job(&y, &j, &result, &err), &err);
+    CHECK_EQ(yard_range(&y, 0)->run_count, 2);
+    CHECK_EQ(yard_range(&y, 0)->runs[1].stamp, stamp);
+    check_answers(&y);
+    yard_free(&y);
+}
+
+LK_TEST(only_what_nothing_is_older_than_is_dropped)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 300);
+    lk_job_result result;
+    lk_error err;
+    run_of_numbers(&y, 0, 150, 1, false, 0, 1);
+    run_of_numbers(&y, 100, 300, 1, false, 0, 2);
+    const lk_range *r = yard_range(&y, 0);
+    job_files j = job_of(&y, LK_JOB_DROP, 0, 0);
+    j.files[j.job.file_count++] = lk_table_meta_of(r->runs[0].tables[0])->file;
+    CHECK_EQ(run_job(&y, &j, &result, &err), LK_INVALID);
+    CHECK_EQ(err.found, lk_table_meta_of(r->runs[1].tables[0])->file);
+    j.files[0] = lk_table_meta_of(r->runs[0].tables[1])->file; /* overlaps nothing */
+    CHECK_OK(run_job(&y, &j, &result, &err), &err);
+    CHECK_EQ(result.rows_in, 0);
+    r = yard_range(&y, 0);
+    CHECK_EQ(r->runs[0].count, 1);
+    j = job_of(&y, LK_JOB_DROP, 0, 0); /* both together: nothing stays */
+    job_add(&j, &r->runs[0]);
+    job_add(&j, &r->runs[1]);
+    CHECK_OK(run_job(&y, &j, &result, &err), &err);
+    CHECK(lk_version_tree(y.w.version, ROWS_TREE) == NULL);
+    check_files(&y);
+    yard_free(&y);
+}
+
+LK_TEST(tables_of_deletes_over_nothing_go_unread_and_others_stay)
+{
+    uint64_t rng = lk_test_seed();
+    yard y = yard_of_numbers(&rng, 300);
+    lk_job_result result;
+    lk_error err;
+    run_of_numbers(&y, 0, 100, 1, false, LK_LEVEL_LAST, 1);
+    run_of_numbers(&y, 0, 300, 1, true, 0, 3);
+    job_files j = job_of(&y, LK_JOB_MERGE, 0, 0);
+    j.job.in_place = true;
+    job_add(&j, &yard_range(&y, 0)->runs[0]);
+    CHECK_OK(run_job(&y, &j, &result, &err), &err);
+    CHECK_EQ(result.rows_in, 100);
+    CHECK_EQ(result.rows_out, 100);
+    check_answers(&y);
+    result = merge_range(&y, 0, LK_LEVEL_LAST);
+    CHECK_EQ(result.rows_out, 0);
+    check_answers(&y);
+    check_files(&y);
     yard_free(&y);
 }
 

@@ -25,8 +25,9 @@ def key_bytes(key: int) -> bytes:
 
 
 class SimTable:
-    def __init__(self, file: int, rows: dict[int, int]) -> None:
+    def __init__(self, file: int, rows: dict[int, int], written: int) -> None:
         self.file = file
+        self.written = written
         self.rows = rows
         self.keys = sorted(rows)
         deletes = sum(1 for value in rows.values() if value < 0)
@@ -42,6 +43,9 @@ class SimTable:
             min(seqs),
             max(seqs),
             0,
+            0,
+            True,
+            written,
             0,
         )
 
@@ -62,6 +66,7 @@ class SimStore:
         self.options = options
         self.ranges: list[tuple[int, Runs]] = [(0, {})]
         self.files = 0
+        self.clock = 0  # microseconds
         self.model: dict[int, int] = {}
         self.writes = 0
         self.merged_rows = 0  # rows that merges read
@@ -81,9 +86,9 @@ class SimStore:
         self.add(table, 0, table.file)
         self.peak_rows = max(self.peak_rows, self.row_count())
 
-    def new_table(self, rows: dict[int, int]) -> SimTable:
+    def new_table(self, rows: dict[int, int], written: int | None = None) -> SimTable:
         self.files += 1
-        return SimTable(self.files, rows)
+        return SimTable(self.files, rows, self.clock if written is None else written)
 
     def pick(self, busy: Iterable[Job] = ()) -> Job | None:
         return self.policy.pick(self.tree(), self.options, tuple(busy), 0.0)
@@ -113,6 +118,9 @@ class SimStore:
         }
         assert len(inputs) == len(job.inputs) > 0, "an input is not in the range"
         assert all(order[0] <= LEVEL_LAST for order in runs)
+        if job.kind == "drop":
+            self.drop(runs, inputs)
+            return
         out = self.place(runs, job, inputs)
         for order in list(runs):
             runs[order] = [table for table in runs[order] if table.file not in inputs]
@@ -132,7 +140,13 @@ class SimStore:
         self, runs: Runs, job: Job, inputs: dict[int, tuple[tuple[int, int], SimTable]]
     ) -> tuple[int, int]:
         """Level and stamp of the outputs: the newest run of the level, which they join where they
-        overlap nothing that stays in it."""
+        overlap nothing that stays in it; or that of the newest input."""
+        if job.in_place:
+            order = min(order for order, _ in inputs.values())
+            assert order[0] == job.out_level, "the place is of another level"
+            self.check_ages(runs, inputs, order)
+            return order[0], -order[1]
+        assert job.out_level > 0, "a flush that runs meanwhile would be thought older"
         self.check_ages(runs, inputs, (job.out_level, -self.files - 1))
         low = min(table.keys[0] for _, table in inputs.values())
         high = max(table.keys[-1] for _, table in inputs.values())
@@ -165,6 +179,7 @@ class SimStore:
         older = [
             table for order, run in self.ranges[index][1].items() if order > out for table in run
         ]
+        written = max(table.written for _, table in inputs)
         keys = [
             key
             for key in sorted(merged)
@@ -175,8 +190,21 @@ class SimStore:
         self.peak_rows = max(self.peak_rows, self.row_count() + read + len(keys))
         cut = max(job.cut_bytes // ROW_BYTES, 1)
         for first in range(0, len(keys), cut):
-            table = self.new_table({key: merged[key] for key in keys[first : first + cut]})
+            rows = {key: merged[key] for key in keys[first : first + cut]}
+            table = self.new_table(rows, written)
             self.add(table, *place)
+
+    def drop(self, runs: Runs, inputs: dict[int, tuple[tuple[int, int], SimTable]]) -> None:
+        for order, table in inputs.values():
+            for other_order, run in runs.items():
+                for other in run:
+                    is_older = other.file not in inputs and other_order > order
+                    meets = other.keys[0] <= table.keys[-1] and table.keys[0] <= other.keys[-1]
+                    assert not (is_older and meets), "an older row would come back"
+        for order in list(runs):
+            runs[order] = [table for table in runs[order] if table.file not in inputs]
+            if not runs[order]:
+                del runs[order]
 
     def add(self, table: SimTable, level: int, stamp: int) -> None:
         for index in range(len(self.ranges)):

@@ -67,7 +67,8 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 def test_every_field_is_checked_by_some_test_here() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
-    assert names == {*INT_RANGES, *CHOICES, "compaction", "ttl", "merge_operator"}
+    others = {"compaction", "ttl", "merge_operator", "max_garbage"}
+    assert names == {*INT_RANGES, *CHOICES, *others}
 
 
 @pytest.mark.parametrize("name", INT_RANGES)
@@ -101,6 +102,17 @@ def test_a_policy_is_an_instance_of_one() -> None:
     for value in ("leveled", LazyLeveled, None):
         with pytest.raises(TypeError, match="compaction must be a policy"):
             Options(compaction=value)
+
+
+def test_the_share_of_garbage_is_a_number_up_to_one() -> None:
+    assert Options().max_garbage == 0.5
+    for value in (0.05, 0.3, 1):
+        assert Options(max_garbage=value).max_garbage == value
+    with pytest.raises(TypeError, match="max_garbage must be a float"):
+        Options(max_garbage="1")
+    for bad in (0, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=r"max_garbage must be from 0\.05 to 1"):
+            Options(max_garbage=bad)
 
 
 def test_a_ttl_is_a_number_of_seconds_or_none() -> None:

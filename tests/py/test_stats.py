@@ -23,7 +23,7 @@ def policy_of(tree: int) -> LazyLeveled:
 
 
 def table(file: int, size: int, low: bytes, high: bytes) -> tuple[Any, ...]:
-    return (file, size, size // 100, 3, low, high, 1, 9, 0, 0)
+    return (file, size, size // 100, 3, low, high, 1, 9, 0, 0, True, 0, 0)
 
 
 def version() -> Version:

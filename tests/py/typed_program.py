@@ -328,9 +328,16 @@ def options(db: lsmkit.DB) -> None:
         background_threads=1,
         rate_limit=0,
         sync_interval_ms=100,
+        max_garbage=0.4,
     )
     policy: compaction.Policy = wanted.compaction
     assert policy != compaction.LazyLeveled()
+    others: list[compaction.Policy] = [
+        compaction.SizeTiered(runs=6),
+        compaction.TimeWindow(seconds=60),
+        compaction.Fifo(max_bytes=1 << 30),
+    ]
+    assert policy not in others
     assert compaction.Policy.from_text(policy.to_text()) == policy
     changed: lsmkit.Options = wanted.replace(compaction=compaction.LazyLeveled(), level_fanout=4)
     named: frozenset[str] = changed.named

@@ -58,7 +58,7 @@ cdef extern from "cache.h" nogil:
 cdef extern from "table.h" nogil:
     ctypedef struct lk_table_meta:
         uint64_t file, nonce, bytes, rows, tombstones, raw_bytes, seq_min, seq_max
-        uint64_t operands, deadlines, deadline_min, deadline_max
+        uint64_t operands, deadlines, deadline_min, deadline_max, written, made
         uint32_t tree, min_len, max_len
         uint8_t *min_key
         uint8_t *max_key
@@ -271,6 +271,7 @@ cdef extern from "compact.h" nogil:
         LK_JOB_MERGE
         LK_JOB_MOVE
         LK_JOB_JOIN
+        LK_JOB_DROP
     ctypedef struct lk_job:
         lk_job_kind kind
         uint32_t tree
@@ -278,6 +279,7 @@ cdef extern from "compact.h" nogil:
         const uint64_t *files
         size_t file_count
         uint32_t out_level, split_tables, parts
+        bint in_place
         uint64_t cut_bytes
         lk_table_options table
     ctypedef struct lk_job_result:

@@ -365,13 +365,14 @@ cdef class Handle:
             for i, file in enumerate(files):
                 c_files[i] = file
             memset(&j, 0, sizeof(j))
-            j.kind = {"merge": LK_JOB_MERGE, "move": LK_JOB_MOVE, "join": LK_JOB_JOIN}[job.kind]
+            j.kind = JOB_KINDS[job.kind]
             j.tree = job.tree
             j.lower.data = <const uint8_t *>PyBytes_AS_STRING(lower)
             j.lower.len = <size_t>len(lower)
             j.files = c_files
             j.file_count = <size_t>len(files)
             j.out_level = job.out_level
+            j.in_place = job.in_place
             j.split_tables = job.split_tables
             j.parts = job.parts
             j.cut_bytes = job.cut_bytes
@@ -427,6 +428,10 @@ cdef class Handle:
         self.last_error = text
 
 
+cdef dict JOB_KINDS = {"merge": LK_JOB_MERGE, "move": LK_JOB_MOVE, "join": LK_JOB_JOIN,
+                       "drop": LK_JOB_DROP}
+
+
 cdef uint64_t seen_by_all(lk_store *s) except? 0:
     """What every reader sees: up to the oldest snapshot."""
     cdef uint64_t *seqs = NULL
@@ -456,8 +461,8 @@ cdef dict seen_trees(const lk_version *v, uint64_t seen, dict known):
             continue
         known_tree = known.get(tree)
         if known_tree is None or known_tree[0] != t.number:
-            # What has expired, and what deleted ranges cover for all, is counted anew each time.
-            is_steady = t.tombs == NULL and not has_deadlines(t)
+            # What has expired, and what all readers see, is counted anew each time.
+            is_steady = seen == LK_SEQ_MAX and t.tombs == NULL and not has_deadlines(t)
             known_tree = (t.number if is_steady else None, tree_tuple(t, seen))
         out[tree] = known_tree
     return out
@@ -482,31 +487,44 @@ cdef tuple tree_tuple(const lk_tree_version *t, uint64_t seen):
                                           <Py_ssize_t>t.ranges[i].lower.len)
         ranges.append((lower, tuple(runs)))
     return tuple(ranges)
-cdef uint64_t expired_rows(const lk_table_meta *m):
-    """How many rows of a table are past their deadline, if deadlines are spread evenly."""
-    cdef uint64_t now
-    if m.deadlines == 0:
+
+
+cdef uint64_t expired_rows(const lk_table_meta *m, uint64_t now) noexcept:
+    """How many rows of a table have passed their deadline since it was made, if deadlines are
+    spread evenly. What had before and is still there, merging could not end."""
+    cdef uint64_t begin = max(m.deadline_min, m.made)
+    if m.deadlines == 0 or now < m.deadline_min or m.made >= m.deadline_max:
         return 0
-    now = lk_env_wall_us(lk_env_posix())
-    if now < m.deadline_min:
-        return 0
-    if now >= m.deadline_max:
+    if m.deadline_max == m.deadline_min:
         return m.deadlines
-    return 1 + <uint64_t>((now - m.deadline_min) / <double>(m.deadline_max - m.deadline_min)
-                          * (m.deadlines - 1))
+    return 1 + <uint64_t>((min(now, m.deadline_max) - begin)
+                          / <double>(m.deadline_max - m.deadline_min) * (m.deadlines - 1))
+
+
+cdef uint64_t due_us(const lk_table_meta *m, uint64_t now) noexcept:
+    """When the next quarter of a table's deadlines will have passed; 0: all have, or none are."""
+    cdef uint64_t i, at
+    for i in range(5):
+        at = m.deadline_min + (m.deadline_max - m.deadline_min) / 4 * i
+        at = m.deadline_max if i == 4 else at
+        if m.deadlines != 0 and at > now:
+            return at
+    return 0
 
 
 cdef tuple run_tuple(const lk_tree_version *t, const lk_run *run, uint64_t seen):
     cdef const lk_table_meta *m
     cdef uint32_t k
+    cdef uint64_t now = lk_env_wall_us(lk_env_posix())
     tables = []
     for k in range(run.count):
         m = lk_table_meta_of(run.tables[k])
         tables.append((m.file, m.bytes, m.rows, m.tombstones,
                        PyBytes_FromStringAndSize(<const char *>m.min_key, m.min_len),
                        PyBytes_FromStringAndSize(<const char *>m.max_key, m.max_len),
-                       m.seq_min, m.seq_max, expired_rows(m),
-                       lk_tree_version_covered(t, run.tables[k], seen)))
+                       m.seq_min, m.seq_max, expired_rows(m, now),
+                       lk_tree_version_covered(t, run.tables[k], seen), m.seq_max <= seen,
+                       m.written, due_us(m, now)))
     return run.level, run.stamp, tuple(tables)
 
 

@@ -14,7 +14,7 @@ wait. Simulated with uniform overwrites and live data of 8 and 32 flushes, a row
 
 from __future__ import annotations
 
-from .._record import check_int, record
+from .._record import check_float, check_int, record
 from ..version import LEVEL_LAST, Job
 from .policy import (
     Policy,
@@ -61,10 +61,7 @@ class LazyLeveled(Policy):
         elif name == "tables_per_range":
             check_int("tables_per_range", value, 1, 1024)
         else:
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise TypeError(f"ratio must be a float, not {type(value).__name__}")
-            if not 0.01 <= value <= 1:
-                raise ValueError(f"ratio must be from 0.01 to 1, not {value}")
+            check_float("ratio", value, 0.01, 1)
 
     def split_tables(self) -> int:
         return self.tables_per_range

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..version import Range, Run, Table, Tree
 
-__all__ = ["Policy", "blocked_ranges", "compression_of", "parts_of", "settled_bytes", "small_bytes"]
+__all__ = [
+    "Policy",
+    "blocked_ranges",
+    "compression_of",
+    "dead_bytes",
+    "is_alone",
+    "parts_of",
+    "settled_bytes",
+    "small_bytes",
+    "touches",
+]
 
 _known: dict[str, type[Policy]] = {}
 
@@ -38,7 +48,7 @@ and keep the cores busy side by side."""
 
 
 class Policy(Record):
-    """The base of `LazyLeveled` and `Leveled`. One of one's own gives itself a `name`, and must
+    """The base of all policies. One of one's own gives itself a `name`, and must
     have been imported before a store that was made with it is opened."""
 
     name: ClassVar[str] = ""
@@ -47,7 +57,8 @@ class Policy(Record):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _known[cls.name] = cls
+        if cls.name:
+            _known[cls.name] = cls
 
     def pick(self, tree: Tree, options: Options, busy: Sequence[Job], now: float) -> Job | None:
         """The most urgent job that can run beside those of `busy`; None when nothing is to do.
@@ -105,46 +116,46 @@ class Policy(Record):
         return jobs
 
     def reclaim(self, tree: Tree, options: Options, busy: Sequence[Job]) -> Job | None:
-        """A job for what range tombstones hide, which otherwise would stay until other rows come.
+        """A job for rows that are dead although nothing newer covers them, which otherwise would
+        stay until other rows come: expired ones, deletes, and what range tombstones hide.
 
-        Tables that they hide as a whole leave without being read, those of one run together. Where
-        they hide half of a table, and a third of all that has to be merged with it, it is merged.
+        Tables that are dead as a whole leave without being read, those of one run together. Where
+        `max_garbage` of a table is dead, and two thirds of that of all that has to be merged with
+        it, it is merged. What comes out is no candidate again, before more of it has died.
         """
         blocked: set[bytes] | None = None
         for r in tree.ranges:
-            covered = [table for table in r.tables() if table.covered]
-            if not covered:
+            suspects = [
+                (index, table)
+                for index, run in enumerate(r.runs)
+                for table in run.tables
+                if table.covered or table.expired or table.tombstones
+            ]
+            if not suspects:
                 continue
             if blocked is None:
                 blocked = blocked_ranges(tree, busy)
             if r.lower not in blocked:
-                job = self._reclaim(tree, r, options, covered)
+                job = _drop_dead(tree, r, options, suspects) or self._reclaim(
+                    tree, r, options, suspects
+                )
                 if job is not None:
                     return job
         return None
 
-    def _reclaim(self, tree: Tree, r: Range, options: Options, covered: list[Table]) -> Job | None:
-        for run in r.runs:
-            whole = [table.file for table in run.tables if table.covered >= table.bytes]
-            if whole:
-                return Job(
-                    tree=tree.tree,
-                    lower=r.lower,
-                    upper=r.upper,
-                    inputs=tuple(whole),
-                    out_level=run.level,
-                    cut_bytes=options.table_bytes,
-                    priority=RECLAIM_PRIORITY,
-                    reason="all of it was deleted",
-                )
-        half = [table for table in covered if 2 * table.covered >= table.bytes]
-        if not half:
-            return None
-        inputs = _closed(r.runs, half)
-        dead = sum([table.covered // tree.reach(table) for table in inputs])
-        if dead < small_bytes(options) or 3 * dead < tree.share(inputs):
-            return None
-        return self._full_job(tree, r, options, half, "much of it was deleted")
+    def _reclaim(
+        self, tree: Tree, r: Range, options: Options, suspects: list[tuple[int, Table]]
+    ) -> Job | None:
+        """The merge of a table, or of all that are dying together, to the last level."""
+        share = options.max_garbage
+        dying = [table for _, table in suspects if dead_bytes(table) >= share * table.bytes]
+        dying.sort(key=lambda table: -dead_bytes(table))
+        for tables in [*([table] for table in dying), *([dying] if len(dying) > 1 else [])]:
+            inputs = _closed(r.runs, tables)
+            dead = _dead_together(tree, inputs)
+            if dead >= small_bytes(options) and 3 * dead >= 2 * share * tree.share(inputs):
+                return self._full_job(tree, r, options, inputs, "much of it is dead")
+        return None
 
     def level_names(self, tree: Tree) -> dict[int, str]:
         """What the levels that hold tables are called, for people."""
@@ -166,9 +177,9 @@ class Policy(Record):
         given: dict[str, Any] = {}
         for item in rest[:-1].split(",") if rest != ")" else ():
             field, _, value = item.partition("=")
-            if field not in kind._defaults:
+            if field not in kind._names:
                 raise ValueError(f"{name} has no {field!r}: {text!r}")
-            given[field] = type(kind._defaults[field])(value)
+            given[field] = {"int": int, "float": float}.get(kind.__annotations__[field], str)(value)
         return kind(**given)
 
     def _unsettled(self, r: Range, start: bytes | None, stop: bytes | None) -> Iterable[Table]:
@@ -177,7 +188,7 @@ class Policy(Record):
             for table in run.tables:
                 has_dead_rows = table.tombstones or table.expired or table.covered
                 is_settled = run.level == bottom and not has_dead_rows
-                if not is_settled and _touches(table, start, stop):
+                if not is_settled and touches(table, start, stop):
                     yield table
 
     def _full_job(
@@ -206,6 +217,60 @@ class Policy(Record):
     def split_tables(self) -> int:
         """After how many tables at the last level a range is cut; 0: never."""
         return 0
+
+
+def dead_bytes(table: Table) -> int:
+    """Bytes of rows that merging to the last level ends, as far as the table alone tells."""
+    rows = table.expired + (table.tombstones if table.is_seen else 0)
+    return max(table.covered, table.bytes * min(rows, table.rows) // max(table.rows, 1))
+
+
+def _dead_together(tree: Tree, tables: list[Table]) -> int:
+    """Bytes that merging these tables of one range to the last level ends. A delete counts as a row
+    of usual size: it is smaller, but ends another."""
+    rows, _ = tree.rows(tables)
+    usual = tree.share(tables) / max(rows, 1)
+    dead = 0.0
+    for table in tables:
+        expired = table.bytes * min(table.expired, table.rows) / max(table.rows, 1)
+        deletes = table.tombstones * usual if table.is_seen else 0.0
+        dead += (max(table.covered, expired) + deletes) / tree.reach(table)
+    return int(dead)
+
+
+def is_alone(r: Range, index: int, table: Table) -> bool:
+    """Whether no run behind the one at `index`, where the table stands, shares keys with it."""
+    return not any(run.overlapping(table.min_key, table.max_key) for run in r.runs[index + 1 :])
+
+
+def _drop_dead(
+    tree: Tree, r: Range, options: Options, suspects: list[tuple[int, Table]]
+) -> Job | None:
+    """Those tables of the oldest run that has some of which nothing is alive. The core looks again,
+    and merges what it does not agree about."""
+    for at in sorted({index for index, _ in suspects}, reverse=True):
+        whole = [
+            table.file
+            for index, table in suspects
+            if index == at
+            and (
+                table.covered >= table.bytes
+                or (table.expired + table.tombstones >= table.rows and is_alone(r, index, table))
+            )
+        ]
+        if whole:
+            return Job(
+                tree=tree.tree,
+                lower=r.lower,
+                upper=r.upper,
+                inputs=tuple(whole),
+                out_level=r.runs[at].level,
+                in_place=True,
+                cut_bytes=options.table_bytes,
+                priority=RECLAIM_PRIORITY,
+                reason="all of it is dead",
+            )
+    return None
 
 
 def blocked_ranges(tree: Tree, busy: Iterable[Job]) -> set[bytes]:
@@ -243,7 +308,8 @@ def compression_of(options: Options, is_bottom: bool) -> str:
     return (options.bottom_compression if is_bottom else None) or options.compression
 
 
-def _touches(table: Table, start: bytes | None, stop: bytes | None) -> bool:
+def touches(table: Table, start: bytes | None, stop: bytes | None) -> bool:
+    """Whether the table can hold a key of [start, stop)."""
     return (start is None or table.max_key >= start) and (stop is None or table.min_key < stop)
 
 

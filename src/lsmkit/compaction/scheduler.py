@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock, get_ident, start_new_thread
 from os import cpu_count
-from time import monotonic
+from time import monotonic, time
 
 from ..version import Tree, Version
 
@@ -90,6 +90,9 @@ UNKNOWN_RATES = (1.0, 0.6, 3.0)
 RETRY_FIRST = 0.25
 RETRY_LAST = 15.0
 """Seconds for which nothing is begun after a failure: doubled with each in a row."""
+
+LOOK_SECONDS = 0.25
+"""So often, at most, it looks only because rows have expired meanwhile."""
 
 PLACE_FACTOR = 4
 """So much longer is a range whose job failed left alone: if it were the first to be tried again,
@@ -249,6 +252,7 @@ class Coordinator:
     def step(self, now: float) -> float | None:
         """Everything that one event asks for; in how many seconds, at the latest, the next step is
         due (None: when something happens)."""
+        due: float | None = None
         try:
             self._collect(now)
             # In this order: a request is for what was there when it came, so none may be younger
@@ -259,12 +263,13 @@ class Coordinator:
             self._set_rate()
             is_quiet = self._fill(version, now)
             self._answer(version, was_idle and is_quiet and not self._running)
+            due = _seconds_to_expiry(version)
         except Exception as error:
             text = _describe(error)
             self._handle.background_error(text)
             self._fail_requests(text)
             self._back_off(now)
-        return self._next_retry(now)
+        return min(filter(None, (self._next_retry(now), due)), default=None)
 
     def _look(self) -> Version:
         """The version; of trees that are as they were, the same objects."""
@@ -440,6 +445,12 @@ def write_rate(runs: float, sustained: float) -> int:
         return 0
     x = min((runs - SLOW_RUNS) / (FULL_RUNS - SLOW_RUNS), 1.0)
     return max(int(sustained * (1.6 - 1.2 * x)), 1)
+
+
+def _seconds_to_expiry(version: Version) -> float | None:
+    """When rows will have expired that may be worth a job; None for never."""
+    dues = [tree.due for tree in version.trees.values() if tree.due]
+    return max(min(dues) / 1e6 - time(), LOOK_SECONDS) if dues else None
 
 
 def _lock_seconds(timeout: float | None) -> float:

@@ -29,7 +29,7 @@ typedef struct plan {
     lk_table_runs inputs;     /* by run, newest first */
     lk_table_runs below;      /* not inputs, in the newest input's run or older */
     lk_table_runs above;      /* not inputs, in the oldest input's run or newer */
-    lk_table_runs alive;      /* inputs that are not wholly deleted, which need not be read */
+    lk_table_runs alive;      /* inputs that some reader may still find a row in: to be read */
     lk_bytes least, greatest; /* of the inputs' keys, in the range */
     uint64_t stamp;           /* of the outputs; UINT64_MAX: the newest of their level */
 
@@ -235,7 +235,7 @@ static lk_status choose_place(plan *p, lk_error *err)
     uint64_t file = 0, again;
     if (p->job->out_level > LK_LEVEL_LAST) return misfit(p, 0, "there is no such level", err);
     p->stamp = UINT64_MAX;
-    if (!find_crossed(p, p->stamp, &file)) return LK_OK;
+    if (!p->job->in_place && !find_crossed(p, p->stamp, &file)) return LK_OK;
     p->stamp = newest->stamp;
     if (newest->level == p->job->out_level && !find_crossed(p, p->stamp, &again)) return LK_OK;
     return misfit(p, file, "a table between the inputs and their new place shares keys with them",
@@ -283,6 +283,21 @@ static lk_status settle_stamp(plan *p, const lk_table_meta *const *metas, size_t
     }
     p->stamp = run != NULL && fits ? run->stamp : lk_manifest_next_file(p->manifest);
     return LK_OK;
+}
+
+/* A table of `r` that is older than `t`, whose run stands at `place`, and shares keys with it; `skip`
+ * (NULL: none) says which do not count. */
+static const lk_table *older_in(const plan *p, const lk_table_runs *r, const bool *skip,
+                                const lk_table *t, uint32_t place)
+{
+    for (uint32_t i = r->run_count; i-- > 0 && r->places[i] > place;) {
+        for (uint32_t j = i == 0 ? 0 : r->ends[i - 1]; j < r->ends[i]; j++) {
+            const lk_table *other = r->tables[j];
+            if (skip != NULL && skip[j]) continue;
+            if (overlaps_in_range(p, lk_table_meta_of(t), lk_table_meta_of(other))) return other;
+        }
+    }
+    return NULL;
 }
 
 /* ---- splitting ---- */
@@ -401,6 +416,21 @@ static lk_status run_join(const plan *p, lk_edit *edit, lk_error *err)
     return lk_edit_join(edit, p->job->tree, lower, err);
 }
 
+/* Whether no table that stays, and is older than an input, shares keys with it. */
+static lk_status check_oldest(const plan *p, lk_error *err)
+{
+    const lk_table_runs *in = &p->inputs, *below = &p->below;
+    for (uint32_t i = 0; i < in->run_count; i++) {
+        for (uint32_t j = i == 0 ? 0 : in->ends[i - 1]; j < in->ends[i]; j++) {
+            const lk_table *under = older_in(p, below, NULL, in->tables[j], in->places[i]);
+            if (under == NULL) continue;
+            return misfit(p, lk_table_meta_of(under)->file,
+                          "it is older than one that shall be dropped, and would come back", err);
+        }
+    }
+    return LK_OK;
+}
+
 /* ---- parts ---- */
 
 /* Whether range tombstones hide from everybody all that the table holds in the range. */
@@ -417,20 +447,43 @@ static bool is_deleted(const plan *p, const lk_table *t)
     return lk_tombs_cover_all(p->tree->tombs, p->tree->tree, least, greatest, m->seq_max, all_see);
 }
 
-static void find_alive(plan *p)
+/* Whether a table of nothing but deletes and rows past their deadline hides nothing either. With an
+ * operator a newer operand may have renewed a row before its deadline, which only folding can tell. */
+static bool is_over(const plan *p, const bool *gone, const lk_table *t, uint32_t place)
+{
+    const lk_table_meta *m = lk_table_meta_of(t);
+    if (m->deadlines + m->tombstones < m->rows || m->deadline_max > p->now_us) return false;
+    const lk_tree_settings *of = lk_settings_tree(p->view->settings, p->job->tree);
+    if (of != NULL && of->op != NULL) return false;
+    return older_in(p, &p->below, NULL, t, place) == NULL &&
+           older_in(p, &p->inputs, gone, t, place) == NULL;
+}
+
+static lk_status find_alive(plan *p, lk_error *err)
 {
     const lk_table_runs *from = &p->inputs;
     lk_table_runs *to = &p->alive;
     uint32_t at = 0;
+    bool *gone = calloc(runs_tables(from), sizeof *gone);
+    if (gone == NULL) return lk_fail_nomem(err, runs_tables(from) * sizeof *gone);
+    /* From the oldest on, because what is gone is nothing to hide for those above it. */
+    for (uint32_t i = from->run_count; i-- > 0;) {
+        for (uint32_t j = i == 0 ? 0 : from->ends[i - 1]; j < from->ends[i]; j++) {
+            const lk_table *t = from->tables[j];
+            gone[j] = is_deleted(p, t) || is_over(p, gone, t, from->places[i]);
+        }
+    }
     for (uint32_t i = 0; i < from->run_count; i++) {
         uint32_t begin = at;
         for (uint32_t j = i == 0 ? 0 : from->ends[i - 1]; j < from->ends[i]; j++) {
-            if (!is_deleted(p, from->tables[j])) to->tables[at++] = from->tables[j];
+            if (!gone[j]) to->tables[at++] = from->tables[j];
         }
         if (at == begin) continue;
         to->places[to->run_count] = from->places[i];
         to->ends[to->run_count++] = at;
     }
+    free(gone);
+    return LK_OK;
 }
 
 /* Of the run of inputs with the most blocks, keys at even distances. */
@@ -473,6 +526,11 @@ static lk_status cut_parts(plan *p, lk_error *err)
 static void fill_parts(plan *p)
 {
     bool bottom = is_bottom(p);
+    uint64_t written_us = 0;
+    for (uint32_t i = 0; i < runs_tables(&p->inputs); i++) {
+        uint64_t then = lk_table_meta_of(p->inputs.tables[i])->written;
+        if (then > written_us) written_us = then;
+    }
     for (uint32_t i = 0; i < p->part_count; i++) {
         lk_compact_part *part = &p->parts[i];
         *part = (lk_compact_part){.env = p->env,
@@ -485,6 +543,7 @@ static void fill_parts(plan *p)
                                   .above = &p->above,
                                   .view = p->view,
                                   .now_us = p->now_us,
+                                  .written_us = written_us,
                                   .snapshots = {p->snapshots, p->snapshot_count},
                                   .tombs = p->tree->tombs,
                                   .bottom = bottom,
@@ -617,7 +676,7 @@ static lk_status run_merge(plan *p, lk_edit *edit, lk_job_result *out, lk_error 
 {
     lk_status st = LK_OK;
     find_ends(p);
-    find_alive(p);
+    LK_TRY(find_alive(p, err));
     LK_TRY(cut_parts(p, err));
     fill_parts(p);
     LK_TRY(run_parts(p, err));
@@ -651,6 +710,11 @@ lk_status lk_compact_run(lk_env *env, const char *dir, lk_manifest *manifest, co
         goto done;
     }
     LK_TRY(find_tables(&p, err));
+    if (job->kind == LK_JOB_DROP) {
+        LK_TRY(check_oldest(&p, err));
+        LK_TRY(remove_inputs(&p, edit, err));
+        goto done;
+    }
     LK_TRY(choose_place(&p, err));
     LK_TRY(job->kind == LK_JOB_MOVE ? run_move(&p, edit, out, err) : run_merge(&p, edit, out, err));
 done:

@@ -19,6 +19,7 @@ typedef enum lk_job_kind {
     LK_JOB_MERGE = 0, /* rows are merged into new tables */
     LK_JOB_MOVE = 1,  /* the tables change their level; nothing is read */
     LK_JOB_JOIN = 2,  /* the (empty) range is joined to the one before it */
+    LK_JOB_DROP = 3,  /* the tables go with all their rows, which nothing is older than */
 } lk_job_kind;
 
 typedef struct lk_job {
@@ -28,6 +29,7 @@ typedef struct lk_job {
     const uint64_t *files; /* inputs: file numbers */
     size_t file_count;
     uint32_t out_level;
+    bool in_place;          /* of a merge: outputs stand where the newest input stood */
     uint32_t split_tables;  /* cut the range when it holds more tables than this at
                                 out_level afterwards; 0: never */
     uint64_t cut_bytes;     /* size of an output table */
@@ -55,7 +57,13 @@ typedef struct lk_job_result {
  * of the outputs. These become the newest run of their level, or, where a run of that level between
  * them and the inputs forbids it, stand where the newest input stood. They join the run that is the
  * newest of the level already when they overlap none of its tables, so that appending to a key range
- * makes a run longer and not the runs more. A table that reaches out of the range cannot move. */
+ * makes a run longer and not the runs more. A table that reaches out of the range cannot move.
+ *
+ * Not read are inputs that hold nothing for anybody: what range tombstones hide as a whole; and, in a
+ * tree without operator, rows past their deadline and deletes alone, with nothing older below them.
+ *
+ * A drop is refused where an older table that stays shares keys with an input: its rows would come
+ * back. It takes rows from snapshots too. */
 lk_status lk_compact_run(lk_env *env, const char *dir, lk_manifest *manifest, const lk_view *view,
                          uint64_t now_us, const lk_job *job, const uint64_t *snapshots,
                          size_t snapshot_count, lk_edit *edit, lk_job_result *out, lk_error *err);

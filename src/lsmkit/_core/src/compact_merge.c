@@ -71,6 +71,8 @@ static lk_status table_finish(compactor *x, lk_error *err)
     }
     lk_table_meta *meta = &p->tables[p->table_count];
     LK_TRY(lk_table_writer_finish(x->writer, meta, err));
+    meta->written = p->written_us;
+    meta->made = p->now_us;
     if (p->tombs != NULL) {
         /* What snapshots still see is hidden by those alone that they do not see. */
         bool some = x->hides && x->visible_to_all < p->tombs->newest;

@@ -30,6 +30,7 @@ typedef struct lk_compact_part {
     const lk_table_runs *above; /* ... newer ones, as the segments of the view */
     const lk_view *view;
     uint64_t now_us;
+    uint64_t written_us; /* no row of the inputs was written later */
     lk_snapshots snapshots;
     const lk_tombs *tombs; /* ranges that were deleted; NULL: none */
     bool bottom;           /* no table below shares keys with the inputs */

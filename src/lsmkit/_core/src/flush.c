@@ -110,6 +110,7 @@ static lk_status table_finish(flush *f, lk_error *err)
     LK_TRY(lk_table_writer_hand_over(f->writer, &meta, &f->unsynced[f->unsynced_count], err));
     f->unsynced_count++;
     f->result->bytes_out += meta.bytes;
+    meta.written = meta.made = f->in->now_us;
     if (f->tombs != NULL) {
         /* What snapshots still see is hidden by those alone that they do not see. */
         meta.swept = f->last_seq;

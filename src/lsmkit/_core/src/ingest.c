@@ -176,9 +176,11 @@ static lk_status tables_finish(ingest *g, uint64_t seq, lk_edit *edit, lk_error 
     lk_status st = LK_OK;
     lk_table_meta meta = {0};
     uint64_t stamp = lk_manifest_next_file(g->s->manifest);
+    uint64_t now_us = lk_env_wall_us(g->s->env);
     for (uint32_t i = 0; i < g->count; i++) {
         lk_table_writer_set_seq(g->writers[i], seq);
         LK_TRY(lk_table_writer_finish(g->writers[i], &meta, err));
+        meta.written = now_us;
         LK_TRY(lk_edit_add_table(edit, &meta, 0, stamp, NULL, err));
     }
     LK_TRY(lk_env_sync_dir(g->s->env, g->s->dir, err));

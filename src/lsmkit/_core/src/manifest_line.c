@@ -31,6 +31,8 @@ static void write_table(lk_json_writer *w, const lk_table_meta *meta, uint32_t l
     lk_json_field(w, "raw_bytes", meta->raw_bytes);
     lk_json_field(w, "seq_min", meta->seq_min);
     lk_json_field(w, "seq_max", meta->seq_max);
+    if (meta->written != 0) lk_json_field(w, "written", meta->written);
+    if (meta->made != 0 && meta->deadlines > 0) lk_json_field(w, "made", meta->made);
     if (meta->swept != 0) lk_json_field(w, "swept", meta->swept);
     lk_json_name(w, "nonce");
     lk_json_write_string(w, nonce);
@@ -524,6 +526,8 @@ enum {
     TABLE_DEADLINE_MIN = 1 << 15,
     TABLE_DEADLINE_MAX = 1 << 16,
     TABLE_SWEPT = 1 << 17,
+    TABLE_WRITTEN = 1 << 18,
+    TABLE_MADE = 1 << 19,
 };
 
 /* A member that is a plain 64-bit number: where it goes, and its bit. */
@@ -547,6 +551,8 @@ static uint64_t *table_number(lk_bytes name, lk_table_meta *m, uint64_t *stamp, 
         {"seq_min", &m->seq_min, TABLE_SEQ_MIN},
         {"seq_max", &m->seq_max, TABLE_SEQ_MAX},
         {"swept", &m->swept, TABLE_SWEPT},
+        {"written", &m->written, TABLE_WRITTEN},
+        {"made", &m->made, TABLE_MADE},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         if (!lk_json_is(name, numbers[i].name)) continue;

@@ -189,6 +189,7 @@ static lk_status version_table_replace(repair *r, const lk_tree_version *t, cons
         }
     }
     if (fresh.file != 0) {
+        fresh.written = lk_table_meta_of(f->table)->written;
         LK_TRY(lk_edit_add_table(&r->edit, &fresh, f->level, f->stamp, NULL, err));
     }
 done:

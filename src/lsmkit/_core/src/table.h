@@ -37,6 +37,9 @@ typedef struct lk_table_meta {
     uint64_t deadline_min, deadline_max; /* of those, microseconds since 1970; 0: there are none */
     uint64_t raw_bytes;                  /* keys and values before prefixes and compression */
     uint64_t seq_min, seq_max;
+    /* Not in the file; microseconds since 1970, 0: not known. No row was written after `written`;
+     * none that has a deadline up to `made` can go by being merged again. */
+    uint64_t written, made;
     uint64_t swept; /* no row is hidden by a range tombstone up to this sequence: those that were
                        were left out when the table was written. Not in the file; 0: not known */
     uint32_t tree;
