@@ -44,7 +44,7 @@ def test_pressure_is_zero_until_a_segment_waits_and_rises_before_a_write_is_refu
     db: lsmkit.DB,
 ) -> None:
     assert db.pressure == 0
-    _, seen, _ = fill(db, 0)
+    _, seen, _ = fill(db, 0, 0.05)  # one that is only slowed goes on
     assert seen[:20] == [0] * 20, "the first segment is not full yet"
     assert max(seen[:-1]) > 0
     assert 0 < db.pressure <= 1
