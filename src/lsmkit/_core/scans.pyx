@@ -3,10 +3,11 @@
 # Owns      a C cursor, which pins what it reads, and a reference to the store or snapshot that it
 #           came from, which therefore stays open.
 # Threads   one at a time: a second thread that steps into a running iterator gets an error, as with
-#           a generator. Rows are fetched 256 at a time without the GIL.
+#           a generator. Rows are fetched 32 to 256 at a time without the GIL.
 # Errors    ClosedError once the store is closed; what a damaged block says, at the row where it is.
 
 cdef enum:
+    FIRST = 32
     PREFETCH = 256
 
 cdef enum scan_what:
@@ -116,7 +117,7 @@ cdef class Scan(_Scan):
     """Rows in key order: `(key, value)` pairs, keys or values. Made by `scan` and its kin."""
 
     cdef lk_pair rows[PREFETCH]
-    cdef size_t at, count, ask
+    cdef size_t at, count, ask, read
     cdef scan_what what
 
     def __next__(self):
@@ -149,8 +150,9 @@ cdef class Scan(_Scan):
         # Nothing else changes before here: another thread may have come and been refused.
         self.at = 0
         self.count = count if st == LK_OK else 0
-        # Short ranges are common: the first rows come at once, then more at a time.
-        self.ask = PREFETCH
+        # Short ranges are common: the first rows come at once, then as many as have come so far.
+        self.read += self.count
+        self.ask = min(max(self.read, <size_t>FIRST), <size_t>PREFETCH)
         if st != LK_OK:
             raise_error(&err)
         if count == 0:
@@ -164,7 +166,7 @@ cdef Scan scan_open(Reader of, scan_what what, start, stop, prefix, bint reverse
     cdef Scan x = Scan.__new__(Scan)
     lower, upper = scan_bounds(start, stop, prefix, include_start, include_stop)
     x.what = what
-    x.ask = 32
+    x.ask = FIRST
     x.start(of, lower, upper, reverse)
     return x
 
