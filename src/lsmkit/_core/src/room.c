@@ -12,7 +12,7 @@
 /* Who gave no timeout waits no longer than this where scans alone are in the way: it may be the one
  * that holds them. */
 #define PINS_PATIENCE_NS UINT64_C(10000000000)
-#define PINS_LOOK_NS 5000000u /* nothing tells when a scan ends */
+#define PINS_LOOK_NS 5000000u /* nothing tells when a scan ends: the keeper looks too */
 
 typedef struct step { /* of a writer, from one step towards room */
     bool wait;
@@ -217,7 +217,10 @@ lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t ti
         if (st != LK_OK) return st;
         if (!n.wait) continue;
         uint64_t from = lk_env_now_ns(s->env);
-        if (n.pins) until = from + PINS_LOOK_NS;
+        if (n.pins) {
+            until = from + PINS_LOOK_NS;
+            lk_event_signal(&s->keeper_event);
+        }
         st = wait_for_change(s, seen, until, n.soon ? &patient : n.pins ? &pinned : &w, err);
         if (st != LK_OK) return st;
         count_wait(s, paced, lk_env_now_ns(s->env) - from);
