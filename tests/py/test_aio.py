@@ -63,7 +63,7 @@ def threadless(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_method_of_a_store_has_its_coroutine() -> None:
     """`update` and its kin among them; there are no coroutines for operators of the language."""
     public = {name for name in dir(lsmkit.DB) if not name.startswith("_")}
-    own = {"aio", "keyspace", "keyspaces", "drop_keyspace", "changes", "hot_keys"}
+    own = {"aio", "changes", "hot_keys"}
     assert public - own - set(dir(AsyncStore)) == set()
 
 
@@ -153,6 +153,21 @@ def test_wrong_arguments_are_refused(db: lsmkit.DB) -> None:
             with pytest.raises(kind):
                 now()
         assert not db
+
+    run(work())
+
+
+def test_keyspaces_have_coroutines_too(db: lsmkit.DB) -> None:
+    async def work() -> None:
+        other = await db.aio.keyspace("other", ttl=1000)
+        await other.put(b"a", b"1", durability="sync")
+        assert await listed(other.items()) == [(b"a", b"1")]
+        assert await db.aio.keyspaces() == ["other"]
+        assert not db
+        await db.aio.drop_keyspace("other")
+        assert await db.aio.keyspaces() == []
+        with pytest.raises(lsmkit.ClosedError):
+            await other.get(b"a")
 
     run(work())
 

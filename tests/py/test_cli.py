@@ -543,3 +543,37 @@ def test_absent_extra_is_told_in_one_line(store):
     assert done.returncode == 2
     assert b"pip install 'lsmkit[cli]'" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+# --- top -------------------------------------------------------------------------------------
+
+
+def test_top_tells_what_an_owner_writes_between_two_looks(run, tmp_path, monkeypatch) -> None:
+    path = str(tmp_path / "owned")
+    with lsmkit.open(path) as owner:
+        owner.put_many([b"%d" % i for i in range(100)], [b"v"] * 100)
+        owner.flush()
+
+        def meanwhile(seconds: float) -> None:
+            owner.put_many([b"x%d" % i for i in range(50)], [b"v"] * 50)
+            owner.flush()
+
+        monkeypatch.setattr("lsmkit.cli.top.time.sleep", meanwhile)
+        done = run("top", path, "--count", "2", "--json")
+        assert done.code == 0, done.err
+        first, second = [json.loads(line) for line in done.out.splitlines()]
+        assert "seconds" not in first
+        assert (first["tables"], second["tables"]) == (1, 2)
+        assert second["written_bytes_per_second"] > 0
+        assert second["removed_bytes_per_second"] == 0
+        assert second["flushed_records_per_second"] * second["seconds"] == pytest.approx(
+            50, rel=0.5
+        )
+        plain = run("top", path, "--count", "2").out.decode().splitlines()
+        assert len(plain) == 2
+        assert "records/s" in plain[1]
+
+
+@pytest.mark.parametrize("wrong", [("--interval", "0"), ("--count", "-1"), ("--interval", "nan")])
+def test_top_refuses_what_makes_no_sense(run, store, wrong) -> None:
+    assert run("top", store, *wrong).code == 2

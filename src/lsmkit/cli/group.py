@@ -19,6 +19,7 @@ from lsmkit.cli.put import put
 from lsmkit.cli.repair import repair
 from lsmkit.cli.scan import scan
 from lsmkit.cli.stats import stats
+from lsmkit.cli.top import top
 from lsmkit.cli.verify import verify
 
 
@@ -42,6 +43,7 @@ for command in (
     delete,
     scan,
     stats,
+    top,
     keyspaces,
     verify,
     compact,
