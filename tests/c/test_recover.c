@@ -194,6 +194,31 @@ LK_TEST(a_new_segment_continues_where_the_log_was_cut)
     log_free(&l);
 }
 
+/* A process that is killed just after it has activated a segment leaves a header that is not on the disk;
+ * the segment behind it names it. */
+LK_TEST(a_segment_behind_one_without_frames_is_not_lost_with_it)
+{
+    for (int mapped = 0; mapped < 2; mapped++) {
+        lk_error err;
+        lk_recovery r;
+        log l = log_of(mapped != 0, 1, 10);
+        log_sync(&l);
+        log_rotate(&l);
+        log_kill(&l);
+        CHECK_OK(lk_recover(l.env, LOG_DIR, l.manifest, mapped != 0, false, &r, &err), &err);
+        l.previous_end = r.end;
+        l.previous_link = r.link;
+        l.generation = r.max_generation;
+        lk_recovery_deinit(&r);
+        log_rotate(&l);
+        log_batch(&l, 20, false);
+        log_sync(&l);
+        log_reboot(&l, LK_SIM_LOSE_UNSYNCED, 1);
+        check_whole(&l);
+        log_free(&l);
+    }
+}
+
 /* ---- E < D ---- */
 
 LK_TEST(a_gap_below_what_a_frame_knows_to_be_durable_is_damage)

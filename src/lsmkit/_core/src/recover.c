@@ -498,8 +498,16 @@ static void name_unused(const recovery *r, lk_recovery *out)
     out->dropped = r->dropped;
 }
 
+/* A segment without frames is not handed over, so no sync of what comes would include it; but the next
+ * one names it as its predecessor. */
+static lk_status empty_sync(const recovery *r, const lk_segment *s, lk_error *err)
+{
+    return r->read_only ? LK_OK : lk_file_datasync(s->file, err);
+}
+
 static lk_status hand_over(recovery *r, lk_recovery *out, lk_error *err)
 {
+    lk_status st = LK_OK;
     out->segments = calloc(r->count + 1, sizeof *out->segments);
     if (out->segments == NULL) return lk_fail_nomem(err, r->count * sizeof *out->segments);
     for (size_t i = 0; i < r->count; i++) {
@@ -509,12 +517,16 @@ static lk_status hand_over(recovery *r, lk_recovery *out, lk_error *err)
         out->last_seq = s->base_seq + s->count - 1;
         out->end = s->position;
         out->link = s->link;
-        if (s->count == 0) continue;
+        if (s->count == 0) {
+            LK_TRY(empty_sync(r, s, err));
+            continue;
+        }
         out->segments[out->count++] = s;
         r->files[i].segment = NULL;
     }
     out->lost_bytes = r->lost_bytes;
-    return LK_OK;
+done:
+    return st;
 }
 
 lk_status lk_recover_late(lk_env *env, const char *dir, lk_manifest *manifest, bool may_map,
