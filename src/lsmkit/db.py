@@ -387,6 +387,7 @@ def _stats_of(raw: dict[str, Any], keyspaces: Keyspaces, pressure: float) -> dic
         **shape_of(
             version, lambda tree: keyspaces.options_of(tree).compaction, keyspaces.numbers()
         ),
+        "disk_bytes": raw["disk_bytes"],
         "range_tombstones": raw["range_tombstones"],
         "pressure": pressure,
         "background_errors": raw["background_errors"],

@@ -45,6 +45,7 @@ _COUNTERS = (
 )
 _GAUGES = (
     ("table_bytes", "table_bytes", "Bytes of live tables."),
+    ("disk_bytes", "disk_bytes", "Bytes of live tables and of the log that is in none yet."),
     ("ranges", "ranges", "Key ranges that are compacted by themselves."),
     ("runs_max", "runs_max", "Sorted runs in the range that has most."),
     ("pressure", "pressure", "How far flush and compaction are behind, 0 to 1."),

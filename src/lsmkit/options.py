@@ -47,6 +47,7 @@ _INTS: dict[str, tuple[int, int, str]] = {
     "memory_bytes": (4 * MIB, 32 * TIB, "bytes"),
     "background_threads": (1, 64, ""),
     "rate_limit": (0, TIB, "bytes a second"),
+    "max_disk_bytes": (0, 1 << 60, "bytes"),
     "sync_interval_ms": (1, 3_600_000, "milliseconds"),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -128,6 +129,11 @@ class Options(Record):
     """Share of dead bytes (deletes, expired rows, deleted ranges) from which tables are rewritten
     although the policy has no need to: 0.05 to 1. Less makes for smaller files and dearer writing.
     What is dead as a whole goes at once."""
+
+    max_disk_bytes: int = 0
+    """Bytes of tables and log (`stats().disk_bytes`) over which writes are refused with a
+    `StorageError` (ENOSPC), 0 for no bound, to 2**60. Reads and deletes go on, and writes too once
+    compaction has made room; compaction itself may take more for a while."""
 
     if not TYPE_CHECKING:
 

@@ -214,6 +214,10 @@ class Stats(_Counted):
     """Each by itself, by name; the other numbers are of the whole store."""
     table_bytes: int
     """Bytes of all tables on the disk."""
+    disk_bytes: int
+    """Bytes of tables and of the log that is not in tables yet, as far as it is written: what
+    `max_disk_bytes` bounds. Log files are made in advance, so up to three of `segment_bytes` more
+    are taken."""
     ranges: int
     """Key ranges, of all trees."""
     runs_mean: float

@@ -228,6 +228,7 @@ def test_every_option_is_taken(store_path: str) -> None:
         "compaction": lsmkit.compaction.Leveled(),
         "ttl": 86_400.0,
         "max_garbage": 0.4,
+        "max_disk_bytes": 1 << 40,
         "merge_operator": lsmkit.merge.AddInt64(),
         "cache_bytes": 1 << 20,
         "memory_bytes": 1 << 26,

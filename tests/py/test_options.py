@@ -31,6 +31,7 @@ INT_RANGES = {
     "memory_bytes": (2**22, 2**45),
     "background_threads": (1, 64),
     "rate_limit": (0, 2**40),
+    "max_disk_bytes": (0, 2**60),
     "sync_interval_ms": (1, 3_600_000),
 }
 CHOICES = {
@@ -61,6 +62,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert o.compaction == LazyLeveled()
     assert o.ttl is None
     assert o.merge_operator is None
+    assert (o.max_garbage, o.max_disk_bytes) == (0.5, 0)
     assert o.log_io == "auto"
     assert (o.background_threads, o.rate_limit, o.sync_interval_ms) == (2, 0, 1000)
 

@@ -65,6 +65,7 @@ def raw() -> dict[str, Any]:
             ("segments", "pinned", "cache", "tables", "background", "total", "limit"), 1
         ),
         **shape_of(version(), policy_of, {}),
+        "disk_bytes": 6000,
         "range_tombstones": 0,
         "pressure": 0.25,
         "background_errors": 0,

@@ -282,6 +282,7 @@ def housekeeping(db: lsmkit.DB, directory: str) -> None:
         stats.cache.fills,
         stats.memory.total,
         stats.table_bytes,
+        stats.disk_bytes,
         stats.ranges,
         stats.runs_max,
         stats.background_errors,
@@ -329,6 +330,7 @@ def options(db: lsmkit.DB) -> None:
         rate_limit=0,
         sync_interval_ms=100,
         max_garbage=0.4,
+        max_disk_bytes=1 << 40,
     )
     policy: compaction.Policy = wanted.compaction
     assert policy != compaction.LazyLeveled()

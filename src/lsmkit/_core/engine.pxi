@@ -325,6 +325,7 @@ cdef extern from "store.h" nogil:
         LK_LOG_WRITTEN
     ctypedef struct lk_store_options:
         uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit, memory_bytes
+        uint64_t disk_max
         uint32_t block_bytes, filter_bits
         lk_codec codec
         lk_durability durability
@@ -414,6 +415,7 @@ cdef extern from "store.h" nogil:
         uint64_t segments, pinned, cache, tables, background, total, limit
     void lk_store_memory_of(lk_store *s, lk_store_memory *out)
     uint32_t lk_store_frozen(const lk_store *s)
+    uint64_t lk_store_disk_bytes(lk_store *s)
     uint64_t lk_store_background_errors(lk_store *s, lk_error *out)
 
     lk_trees *lk_store_trees(lk_store *s)

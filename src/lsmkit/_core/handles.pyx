@@ -160,6 +160,7 @@ cdef class Handle:
         o.block_bytes = options.block_bytes
         o.filter_bits = options.filter_bits
         o.rate_limit = options.rate_limit
+        o.disk_max = options.max_disk_bytes
         o.background_threads = options.background_threads
         o.sync_interval_ms = options.sync_interval_ms
         o.codec = codec_of(options.compression)

@@ -55,12 +55,13 @@ def raw_stats(Handle h not None):
     """Everything that the core counts, as plain values."""
     cdef lk_view *v
     cdef lk_error last
-    cdef uint64_t errors
+    cdef uint64_t errors, disk_bytes
     cdef lk_store_memory memory
     h.enter()
     v = lk_store_view(h.s)
     with nogil:
         lk_store_memory_of(h.s, &memory)
+        disk_bytes = lk_store_disk_bytes(h.s)
     try:
         errors = lk_store_background_errors(h.s, &last)
         return {
@@ -68,6 +69,7 @@ def raw_stats(Handle h not None):
             "cache": cache_of(h.s),
             "segments": segments_of(v),
             "memory": memory,
+            "disk_bytes": disk_bytes,
             "frozen": lk_store_frozen(h.s),
             "version": version_tuples(v.version, seen_by_all(h.s)),
             "range_tombstones": tombs_of(v),

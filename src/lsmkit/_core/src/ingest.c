@@ -251,6 +251,7 @@ lk_status lk_store_ingest(lk_store *s, uint32_t tree, const lk_column *keys,
                           const lk_column *values, lk_error *err)
 {
     lk_status st = LK_OK;
+    uint64_t bytes = 0;
     LK_ASSERT(keys->count == values->count);
     if (s->options.read_only) {
         return lk_fail(err, LK_READONLY, 0, s->dir, 0, 0, 0, "the store was opened read-only");
@@ -267,6 +268,8 @@ lk_status lk_store_ingest(lk_store *s, uint32_t tree, const lk_column *keys,
     LK_TRY(lk_store_failure(s, err));
     LK_TRY(lk_column_order_make(keys, &g->order, err));
     LK_TRY(tables_write(g, err));
+    for (uint32_t i = 0; i < g->count; i++) bytes += lk_table_writer_bytes(g->writers[i]);
+    LK_TRY(lk_store_disk_full(s, lk_store_disk_bytes(s), bytes, err));
     LK_TRY(place_take(g, err));
 done:
     /* A writer that is not finished takes its file with it. */

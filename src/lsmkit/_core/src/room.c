@@ -176,8 +176,8 @@ static void count_wait(lk_store *s, bool paced, uint64_t ns)
     atomic_fetch_add_explicit(paced ? &c->slowdown_ns : &c->stall_ns, ns, memory_order_relaxed);
 }
 
-lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t timeout_ns,
-                                  lk_error *err)
+lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, bool deletes,
+                                  uint64_t timeout_ns, lk_error *err)
 {
     /* A timeout bounds the wait for flush and compaction, not that for an empty file. */
     const waiter patient = {.deadline_ns = UINT64_MAX};
@@ -189,7 +189,7 @@ lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t ti
     for (;;) {
         step n = {0};
         bool paced = false;
-        uint64_t until = UINT64_MAX, seen = lk_event_generation(&s->changed);
+        uint64_t until = UINT64_MAX, left = UINT64_MAX, seen = lk_event_generation(&s->changed);
         lk_lock_acquire(&s->write_lock);
         lk_status st = LK_OK;
         if (atomic_load_explicit(&s->state, memory_order_relaxed) != LK_STATE_OPEN) {
@@ -199,12 +199,16 @@ lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t ti
         }
         if (st == LK_OK && lk_store_fits(s, frame_bytes)) return LK_OK;
         bool room = s->active != NULL && s->active->position + frame_bytes <= s->active->capacity;
+        if (st == LK_OK) st = lk_store_disk_left(s, frame_bytes, deletes, &left, err);
         if (st == LK_OK) {
             if (room) {
                 n.wait = paced = !lk_pace_step(s, frame_bytes, &until);
             } else {
                 st = make_room(s, frame_bytes, &n, err);
             }
+        }
+        if (st == LK_OK && !n.wait && left < s->limit - s->active->position) {
+            s->limit = s->active->position + (uint32_t)left; /* there the next writer looks again */
         }
         if (st == LK_OK && !n.wait && lk_store_fits(s, frame_bytes)) return LK_OK;
         if (st == LK_OK && room && !n.wait) {

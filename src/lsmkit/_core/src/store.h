@@ -44,6 +44,7 @@ typedef struct lk_store_options {
     lk_codec codec;
     lk_durability durability; /* of the store: decides how log pages are prepared */
     lk_log_io log_io;
+    uint64_t disk_max; /* bytes of log and tables over which writes are refused; 0: any number */
     uint32_t background_threads;
     uint32_t sync_interval_ms;
     uint32_t late_min;   /* log bytes from which a killed process's log is proved after opening */
@@ -337,8 +338,8 @@ static inline bool lk_store_fits(const lk_store *s, uint64_t frame_bytes)
     return s->active != NULL && frame_bytes + s->active->position <= s->limit;
 }
 /* Returns with the write lock held and room for the frame, or with an error and without it. */
-lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, uint64_t timeout_ns,
-                                  lk_error *err);
+lk_status lk_store_lock_with_room(lk_store *s, uint64_t frame_bytes, bool deletes,
+                                  uint64_t timeout_ns, lk_error *err);
 /* How fast compaction lets writers log (0: no limit), and whether they may begin another segment. */
 void lk_store_set_rate(lk_store *s, uint64_t bytes_per_second, bool stop);
 /* How much the log slows writers: 0: not at all, 1: they wait. */
@@ -377,6 +378,19 @@ void lk_budget_pin(lk_store *s, lk_segment *segment);
 /* A flushed segment's pages leave the process. */
 void lk_budget_evict(lk_store *s, lk_segment *segment);
 void lk_budget_end(lk_store *s);
+
+/* ---- the disk (disk.c) ---- */
+
+/* Bytes of tables and of the live log, as far as it is written. Takes write_lock. */
+uint64_t lk_store_disk_bytes(lk_store *s);
+/* LK_IO with ENOSPC where `more` bytes would be too much beside the `used` ones. */
+lk_status lk_store_disk_full(const lk_store *s, uint64_t used, uint64_t more, lk_error *err);
+/* The same for a frame, with write_lock held, unless it only deletes; and how many bytes the log may
+ * still take. */
+lk_status lk_store_disk_left(lk_store *s, uint64_t frame_bytes, bool deletes, uint64_t *out_left,
+                             lk_error *err);
+/* Whether a write does nothing but delete. */
+bool lk_store_is_deleting(const lk_write *w);
 
 /* ---- background (background.c) ---- */
 

@@ -215,7 +215,8 @@ static uint64_t time_left(lk_store *s, uint64_t started_ns, uint64_t timeout_ns)
 }
 
 /* As lk_store_lock_with_room, and what is checked was not written since its moment: else LK_MISS. */
-static lk_status lock_checked(lk_store *s, const lk_write *w, uint64_t frame_bytes, lk_error *err)
+static lk_status lock_checked(lk_store *s, const lk_write *w, uint64_t frame_bytes, bool deletes,
+                              lk_error *err)
 {
     lk_prover p;
     uint64_t started = lk_env_now_ns(s->env);
@@ -229,7 +230,8 @@ static lk_status lock_checked(lk_store *s, const lk_write *w, uint64_t frame_byt
         lk_view_unref(v);
         if (st == LK_OK && verdict != LK_SAME) st = LK_MISS;
         if (st != LK_OK) break;
-        st = lk_store_lock_with_room(s, frame_bytes, time_left(s, started, w->timeout_ns), err);
+        st = lk_store_lock_with_room(s, frame_bytes, deletes, time_left(s, started, w->timeout_ns),
+                                     err);
         if (st != LK_OK) break;
         v = lk_store_view_now(s, &now);
         verdict = lk_prover_settle(&p, v, now);
@@ -257,10 +259,12 @@ static lk_status write_frame(lk_store *s, const lk_write *w, const lk_settings *
                        (unsigned long long)frame_bytes);
     }
     bool staged = w->durability == LK_DURABILITY_SYNC;
+    bool deletes = s->options.disk_max != 0 && lk_store_is_deleting(w);
     lk_status st = wait_for_proof(s, err);
     if (st == LK_OK) {
-        st = w->checks != NULL ? lock_checked(s, w, frame_bytes, err)
-                               : lk_store_lock_with_room(s, frame_bytes, w->timeout_ns, err);
+        st = w->checks != NULL
+                 ? lock_checked(s, w, frame_bytes, deletes, err)
+                 : lk_store_lock_with_room(s, frame_bytes, deletes, w->timeout_ns, err);
     }
     if (st != LK_OK) return st;
     lk_error failure_of = {0};
