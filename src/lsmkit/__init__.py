@@ -13,7 +13,17 @@ when its call returns, without a system call (`durability`); reads see all that 
 from __future__ import annotations
 
 from . import compaction, dbm, merge
-from ._core.core import Column, Columns, Cursor, WriteBatch, decode_key, encode_key, encode_keys
+from ._core.core import (
+    BTreeCursor,
+    Column,
+    Columns,
+    Cursor,
+    WriteBatch,
+    decode_key,
+    encode_key,
+    encode_keys,
+)
+from .btree import BTree, BTreeStats, open_btree
 from .db import DB, open
 from .errors import (
     Busy,
@@ -56,6 +66,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DB",
+    "BTree",
+    "BTreeCursor",
+    "BTreeStats",
     "Busy",
     "ClosedError",
     "Column",
@@ -87,5 +100,6 @@ __all__ = [
     "encode_keys",
     "merge",
     "open",
+    "open_btree",
     "repair",
 ]

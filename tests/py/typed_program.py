@@ -518,6 +518,56 @@ def merging() -> None:
     assert (name, folds, own.fold(b"ab", [b"c"])) == ("longest", True, b"ab")
 
 
+def a_b_tree(directory: str) -> None:
+    with lsmkit.open_btree(directory, durability="process", cache_bytes=1 << 20) as tree:
+        same: lsmkit.BTree = tree
+        path: str = same.path
+        tree.put(b"a", b"1", durability="sync")
+        tree[b"b"] = b"2"
+        tree.put_many([b"c", b"d"], [b"3", b"4"])
+        with tree.batch() as batch:
+            batch.put(b"e", b"5")
+        tree.write(lsmkit.WriteBatch())
+        found: bytes | None = tree.get(b"a")
+        several: list[bytes | None] = tree.get_many([b"a", b"b"])
+        pairs: list[tuple[bytes, bytes]] = list(tree.scan(b"a", b"c"))
+        keys: list[bytes] = list(tree.scan_keys(prefix=b"a"))
+        values: list[bytes] = list(tree.scan_values(reverse=True))
+        assert (path, found, several, len(pairs)) == (directory, b"1", [b"1", b"2"], 2)
+        assert (keys, values[0]) == ([b"a"], b"5")
+        cursor: lsmkit.BTreeCursor = tree.cursor()
+        moves: list[bool] = [cursor.seek(b"a"), cursor.next(), cursor.prev(), cursor.valid]
+        moves += [cursor.seek_for_prev(b"a"), cursor.seek_to_last(), cursor.seek_to_first()]
+        row: tuple[bytes, bytes] = (cursor.key, cursor.value)
+        cursor.close()
+        assert all(moves)
+        assert row == (b"a", b"1")
+        kept: bytes = tree.setdefault(b"f", b"6")
+        gone: bytes | None = tree.pop(b"f", None)
+        tree.update({b"f": b"6"})
+        first: tuple[bytes, bytes] = tree.popitem()
+        tree.delete(b"f")
+        tree.delete_many([b"c"])
+        tree.delete_range(b"d", None)
+        tree.sync()
+        assert (kept, gone, first, list(tree.items())) == (b"6", b"6", (b"a", b"1"), [(b"b", b"2")])
+        stats: lsmkit.BTreeStats = tree.stats()
+        amplified: float = stats.write_amplification
+        numbers: list[int] = [stats.rows, stats.levels, stats.splits, stats.merges]
+        numbers += [stats.page_bytes, stats.file_pages, stats.free_pages, stats.cached_pages]
+        numbers += [stats.cache_pages, stats.dirty_pages, stats.log_used, stats.log_capacity]
+        numbers += [stats.records, stats.frames, stats.user_bytes, stats.log_bytes, stats.syncs]
+        numbers += [stats.checkpoints, stats.checkpoint_ns, stats.page_writes, stats.home_bytes]
+        numbers += [stats.journal_bytes, stats.extent_bytes, stats.page_reads, stats.evictions]
+        numbers += [stats.recovered_records]
+        assert (min(numbers), amplified > 0, stats.to_dict()["rows"]) == (0, True, 1)
+        report: lsmkit.Verification = tree.verify()
+        assert report.ok
+        tree.clear()
+    tree.close()
+    assert tree.closed
+
+
 def main(directory: str) -> None:
     chosen = lsmkit.Options(segment_bytes=1 << 20)
     with lsmkit.open(
@@ -562,6 +612,7 @@ def main(directory: str) -> None:
     assert mended.to_dict()["notes"] == list(lines)
     lsmkit.destroy(directory + "-copy")
     as_dbm(directory + "-dbm")
+    a_b_tree(directory + "-tree")
     print(f"lsmkit {lsmkit.__version__}: everything has its type")
 
 
