@@ -583,7 +583,7 @@ class AsyncTransaction(_Given):
         """Applies the writes, all at once, and ends the transaction; as `Transaction.commit`."""
         t = self._t
         t._check()
-        if not (t._writes or t._operands or t._deleted):
+        if not t._has_written():
             t.commit()
             return
 

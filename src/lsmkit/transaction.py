@@ -15,7 +15,7 @@ from time import sleep
 
 from ._core import core
 from .errors import ClosedError, ConflictError
-from .tree import Scanned, Snapshot, pairs_of
+from .tree import Scanned, Snapshot, WritableTree, pairs_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from ._core.core import _BytesLike as Buffer
     from ._core.core import _Durability
-    from .tree import WritableTree
 
     _T = TypeVar("_T")
 
@@ -64,6 +63,8 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
     _sorted: list[bytes] | None  # the keys of _writes and _operands, as long as no key comes
     _keys: set[bytes]  # that were read
     _ranges: list[list[bytes | None]]  # [lower, upper or None] that scans have passed
+    _root: Transaction | None  # of which this is the part in one keyspace; None: of none
+    _parts: dict[int, Transaction]  # those parts, by the number of their trees
 
     def __init__(self) -> None:
         raise TypeError("Transaction is made by transaction() of a store")
@@ -78,7 +79,12 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._snapshot = source.snapshot()
         self._durability = durability
         self._timeout = timeout
+        self._root = None
+        self._forget()
         self._ended = False
+        return self
+
+    def _forget(self) -> None:
         self._writes = {}
         self._ttls = {}
         self._operands = {}
@@ -86,21 +92,53 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._sorted = None
         self._keys = set()
         self._ranges = []
-        return self
+        self._parts = {}
+
+    def keyspace(self, keyspace: WritableTree) -> Transaction:
+        """The same transaction in another keyspace: a `Keyspace` of the store, or the `DB` for its
+        default keyspace. It reads there at the same moment, and they are committed together, by
+        either."""
+        root = self if self._root is None else self._root
+        root._check()
+        if not isinstance(keyspace, WritableTree):
+            raise TypeError(f"keyspace must be a Keyspace, not {type(keyspace).__name__}")
+        if keyspace._handle is not root._source._handle:
+            raise ValueError("keyspace is one of another store than the transaction")
+        if keyspace._tree == root._source._tree:
+            return root
+        part = root._parts.get(keyspace._tree)
+        if part is None:
+            keyspace._check()
+            part = root._parts[keyspace._tree] = type(root).__new__(type(root))
+            part._source = keyspace
+            part._snapshot = root._snapshot._at(keyspace)
+            part._root = root
+            part._forget()
+            part._ended = False
+        return part
 
     # --- Reading.
 
     if TYPE_CHECKING:
 
         @overload
-        def get(self, key: Buffer, default: None = None) -> bytes | None: ...
+        def get(
+            self, key: Buffer, default: None = None, *, keyspace: WritableTree | None = None
+        ) -> bytes | None: ...
         @overload
-        def get(self, key: Buffer, default: _T) -> bytes | _T: ...
-        def get(self, key: Buffer, default: object = None) -> object: ...
+        def get(
+            self, key: Buffer, default: _T, *, keyspace: WritableTree | None = None
+        ) -> bytes | _T: ...
+        def get(
+            self, key: Buffer, default: object = None, *, keyspace: WritableTree | None = None
+        ) -> object: ...
     else:
 
-        def get(self, key, default=None):
-            """The value of `key`, or `default` when there is none; its own writes are seen."""
+        def get(self, key, default=None, *, keyspace=None):
+            """The value of `key`, or `default` when there is none; its own writes are seen.
+            `keyspace` is where, see `keyspace()`."""
+            if keyspace is not None:
+                return self.keyspace(keyspace).get(key, default)
             value = self._find(core.key_bytes(key))
             return default if value is None else value
 
@@ -126,6 +164,7 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         reverse: bool = False,
         include_start: bool = True,
         include_stop: bool = False,
+        keyspace: WritableTree | None = None,
     ) -> Iterator[tuple[bytes, bytes]]:
         """Pairs in key order, as the `scan` of a store, its own writes among them.
 
@@ -134,6 +173,8 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         that is left early has read up to where it was left.
         """
         lower, upper = core.range_bytes(start, stop, prefix, include_start, include_stop)
+        if keyspace is not None:
+            return self.keyspace(keyspace).scan(lower, upper, reverse=reverse)
         self._check()
         own = self._own(lower, upper)
         rows: Iterator[tuple[bytes, bytes]] = self._snapshot.scan(lower, upper, reverse=reverse)
@@ -204,8 +245,18 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
 
     # --- Writing.
 
-    def put(self, key: Buffer, value: Buffer, *, ttl: float | None = None) -> None:
+    def put(
+        self,
+        key: Buffer,
+        value: Buffer,
+        *,
+        ttl: float | None = None,
+        keyspace: WritableTree | None = None,
+    ) -> None:
         """Stores `value` under `key` when the transaction commits, for `ttl` seconds from then."""
+        if keyspace is not None:
+            self.keyspace(keyspace).put(key, value, ttl=ttl)
+            return
         checked = core.key_bytes(key)
         self._write(checked, core.value_bytes(value), ttl)
 
@@ -218,13 +269,25 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         for key, value in pairs:
             self._write(key, value, ttl)
 
-    def delete(self, key: Buffer) -> None:
+    def delete(self, key: Buffer, *, keyspace: WritableTree | None = None) -> None:
         """Removes `key` when the transaction commits; no error when it is not there."""
+        if keyspace is not None:
+            self.keyspace(keyspace).delete(key)
+            return
         self._write(core.key_bytes(key), None)
 
-    def delete_range(self, start: Buffer | None, stop: Buffer | None) -> None:
+    def delete_range(
+        self,
+        start: Buffer | None,
+        stop: Buffer | None,
+        *,
+        keyspace: WritableTree | None = None,
+    ) -> None:
         """Removes all keys from `start` up to `stop`, which stays, when the transaction commits:
         also those that others have put there by then. None is the beginning, the end."""
+        if keyspace is not None:
+            self.keyspace(keyspace).delete_range(start, stop)
+            return
         lower, upper = core.range_bytes(start, stop, None, True, False)
         self._check()
         if upper is not None and upper <= lower:
@@ -236,12 +299,17 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         self._sorted = None
         self._deleted.append((lower, upper))
 
-    def merge(self, key: Buffer, operand: Buffer | float) -> None:
+    def merge(
+        self, key: Buffer, operand: Buffer | float, *, keyspace: WritableTree | None = None
+    ) -> None:
         """Stores an operand for `key` when the transaction commits; as `DB.merge`.
 
         It reads nothing: others may merge into the key meanwhile, unless this transaction has read
         it too.
         """
+        if keyspace is not None:
+            self.keyspace(keyspace).merge(key, operand)
+            return
         checked = core.key_bytes(key)
         self._check()
         operand = core.operand_bytes(self._source, operand)
@@ -270,41 +338,54 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         applied. Busy: there was no room within `timeout`; nothing was applied, and it may be
         committed again.
         """
+        if self._root is not None:
+            self._root.commit()
+            return
         self._check()
-        if not (self._writes or self._operands or self._deleted):
+        parts = (self, *self._parts.values())
+        if not any(part._has_written() for part in parts):
             self.rollback()
             return
         batch = core.WriteBatch()
-        for start, stop in self._deleted:
-            batch.delete_range(start, stop)
-        for key, value in self._writes.items():
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value, ttl=self._ttls.get(key))
-        for key, operands in self._operands.items():
-            for operand in operands:
-                batch.merge(key, operand)
-        ranges = tuple([(lower, upper) for lower, upper in self._ranges])
-        reads = ((self._source, tuple(self._keys), ranges),)
+        reads = []
+        for part in parts:
+            part._source._check()
+            part._write_to(batch)
+            ranges = tuple([(lower, upper) for lower, upper in part._ranges])
+            reads.append((part._source, tuple(part._keys), ranges))
         done = core.commit(
-            self._source, batch, self._snapshot, reads, self._durability, self._timeout
+            self._source, batch, self._snapshot, tuple(reads), self._durability, self._timeout
         )
         self.rollback()
         if not done:
             raise ConflictError("what the transaction has read was written by another meanwhile")
 
+    def _has_written(self) -> bool:
+        return bool(self._writes or self._operands or self._deleted)
+
+    def _write_to(self, batch: core.WriteBatch) -> None:
+        """What it has written here, in an order that gives what it has seen."""
+        where = None if self._root is None else self._source
+        for start, stop in self._deleted:
+            batch.delete_range(start, stop, keyspace=where)
+        for key, value in self._writes.items():
+            if value is None:
+                batch.delete(key, keyspace=where)
+            else:
+                batch.put(key, value, ttl=self._ttls.get(key), keyspace=where)
+        for key, operands in self._operands.items():
+            for operand in operands:
+                batch.merge(key, operand, keyspace=where)
+
     def rollback(self) -> None:
         """Forgets the writes and ends the transaction; nothing happens if it has ended."""
-        self._ended = True
-        self._writes = {}
-        self._ttls = {}
-        self._operands = {}
-        self._deleted = []
-        self._sorted = None
-        self._keys = set()
-        self._ranges = []
-        self._snapshot.close()
+        if self._root is not None:
+            self._root.rollback()
+            return
+        for part in (*self._parts.values(), self):
+            part._ended = True
+            part._forget()
+            part._snapshot.close()
 
     def __enter__(self) -> Self:
         self._check()

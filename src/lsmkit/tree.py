@@ -231,6 +231,13 @@ class Snapshot(Closing, _Readable, core.SnapshotReader, Scanned):
         other._source = self._source
         return other
 
+    def _at(self, tree: WritableTree) -> Self:
+        """The same moment of another tree of the store, as `keyspace` gives it."""
+        other = type(self).__new__(type(self))
+        other._share(self, tree._tree)
+        other._source = tree
+        return other
+
     def close(self) -> None:
         """Lets go of the moment; reading through it is a ClosedError from now on."""
         self._release()

@@ -714,3 +714,85 @@ def test_without_a_common_number_reads_still_agree(store_path: str) -> None:
 
         in_threads(4, work)
         assert sum(int(value) for value in db.scan_values(prefix=b"acc")) == 1000
+
+
+# --- Several keyspaces -----------------------------------------------------------------------
+
+
+def test_a_transaction_reads_and_writes_in_several_keyspaces_at_one_moment(db: lsmkit.DB) -> None:
+    a = db.keyspace("a")
+    b = db.keyspace("b", merge_operator=lsmkit.merge.Append)
+    db[b"k"], a[b"k"], b[b"k"] = b"0", b"1", b"2"
+    with db.transaction() as t:
+        a[b"k"] = b"later"
+        assert (t[b"k"], t.get(b"k", keyspace=a), t.get(b"k", keyspace=b)) == (b"0", b"1", b"2")
+        t.put(b"k", b"5", keyspace=b)
+        t.merge(b"k", b"6", keyspace=b)
+        t.put(b"x", b"7")
+        t.keyspace(b)[b"y"] = b"8"
+        t.delete(b"k")
+        assert list(t.scan(keyspace=b)) == [(b"k", b"56"), (b"y", b"8")]
+        assert list(t.scan(keyspace=b, reverse=True, start=b"l")) == [(b"y", b"8")]
+        assert dict(t) == {b"x": b"7"}
+        assert t.keyspace(db) is t
+        assert t.keyspace(b).keyspace(a) is t.keyspace(a)
+        assert dict(b) == {b"k": b"2"}
+        t.keyspace(b).rollback()
+        with pytest.raises(lsmkit.ClosedError):
+            t.get(b"x")
+    assert (dict(db), dict(b)) == ({b"k": b"0"}, {b"k": b"2"})
+    with a.transaction() as t:
+        t.put(b"in a", b"1")
+        t.put(b"in the store", b"1", keyspace=db)
+        t.delete_range(b"k", b"l", keyspace=b)
+        b[b"kk"] = b"of another"
+        t.put(b"k2", b"stays", ttl=3600, keyspace=b)
+    assert dict(a) == {b"in a": b"1", b"k": b"later"}
+    assert dict(db) == {b"in the store": b"1", b"k": b"0"}
+    assert dict(b) == {b"k2": b"stays"}
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+def test_what_was_read_in_any_keyspace_is_a_conflict(db: lsmkit.DB, ranged: bool) -> None:
+    a, b = db.keyspace("a"), db.keyspace("b")
+    t = db.transaction()
+    if ranged:
+        assert list(t.scan(b"a", b"z", keyspace=a)) == []
+    else:
+        assert t.get(b"k", keyspace=a) is None
+    t.put(b"k", b"1", keyspace=b)
+    a[b"k"] = b"other"
+    with pytest.raises(lsmkit.ConflictError):
+        t.keyspace(b).commit()
+    assert b"k" not in b
+    t = a.transaction()
+    assert t.get(b"k", keyspace=b) is None
+    t[b"k"] = b"mine"
+    db[b"k"] = a[b"k"] = b"the same key, elsewhere"
+    t.commit()
+    assert a[b"k"] == b"mine"
+
+
+def test_keyspaces_of_a_transaction_are_of_its_store_and_there(
+    db: lsmkit.DB, tmp_path: Path
+) -> None:
+    gone = db.keyspace("gone")
+    with lsmkit.open(tmp_path / "other") as other, db.transaction() as t:
+        with pytest.raises(ValueError, match="another store"):
+            t.put(b"k", b"1", keyspace=other)
+        with pytest.raises(TypeError):
+            t.get(b"k", keyspace="gone")  # type: ignore[call-overload]
+        t.put(b"k", b"1")
+        assert t.get(b"k", keyspace=gone) is None
+        db.drop_keyspace("gone")
+        with pytest.raises(lsmkit.ClosedError):
+            t.commit()
+        assert b"k" not in db
+        t.rollback()
+
+
+def test_an_abandoned_transaction_lets_its_store_close(store_path: str) -> None:
+    t = lsmkit.open(store_path).transaction()
+    t.put(b"k", b"1")
+    del t
+    lsmkit.open(store_path).close()
