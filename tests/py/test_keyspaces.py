@@ -768,6 +768,99 @@ def test_a_keyspace_pickles_with_its_store(store_path: str) -> None:
         pickle.dumps(db.keyspace("a"))
 
 
+def ruined(store_path: str, manifest: bytes | None) -> None:
+    """A store with keyspaces, one dropped; its manifests are `manifest` then, or gone."""
+    with lsmkit.open(store_path, **SMALL) as db:
+        fill(db.keyspace("first", compression="zstd"), 30)
+        db.keyspace("gone")
+        fill(db.keyspace("second", merge_operator=merge.AddInt64), 10)
+        fill(db, 5)
+        db.drop_keyspace("gone")
+    for name in os.listdir(store_path):
+        if name.startswith("MANIFEST") or name.endswith(".manifest") or name == "CURRENT":
+            where = os.path.join(store_path, name)
+            os.remove(where)
+            if manifest is not None:
+                Path(where).write_bytes(manifest)
+
+
+@pytest.mark.parametrize("manifest", [None, b"", b"nothing of sense\n"])
+def test_repair_names_keyspaces_whose_names_are_lost(
+    store_path: str, manifest: bytes | None
+) -> None:
+    ruined(store_path, manifest)
+    report = lsmkit.repair(store_path)
+    assert report.rebuilt
+    assert any("lost-16" in line for line in report.notes)
+    assert any("lost-18" in line for line in report.notes)
+    with lsmkit.open(store_path, **SMALL) as db:
+        assert db.keyspaces() == ["lost-16", "lost-18"]
+        assert len(db.keyspace("lost-16")) == 30
+        assert len(db.keyspace("lost-18")) == 10
+        assert len(db) == 5
+        fresh = db.keyspace("fresh")
+        fresh[b"k"] = b"1"
+        db.flush()
+        assert len(fresh) == 1
+        assert db.verify().ok
+
+
+def test_repair_keeps_names_that_a_damaged_manifest_still_says(store_path: str) -> None:
+    ruined_at = store_path
+    with lsmkit.open(ruined_at, **SMALL) as db:
+        fill(db.keyspace("first", compression="zstd"), 30)
+        fill(db.keyspace("second"), 10)
+        db.flush()
+    current = Path(ruined_at, "CURRENT")
+    current.write_bytes(b"damaged")
+    for path in Path(ruined_at).iterdir():
+        if "manifest" in path.name.lower():
+            lines = path.read_bytes().split(b"\n")
+            at = max(i for i, line in enumerate(lines) if line and b"keyspace/" not in line)
+            lines[at] = lines[at][:-1] + b"?"
+            path.write_bytes(b"\n".join(lines))
+    lsmkit.repair(ruined_at)
+    with lsmkit.open(ruined_at, **SMALL) as db:
+        assert db.keyspaces() == ["first", "second"]
+        assert db.keyspace("first").options.compression == "zstd"
+        assert (len(db.keyspace("first")), len(db.keyspace("second"))) == (30, 10)
+
+
+def test_repair_of_the_log_brings_no_dropped_keyspace_back(store_path: str) -> None:
+    script = f"""
+import os, lsmkit
+db = lsmkit.open({store_path!r}, segment_bytes=16384)
+gone, kept = db.keyspace("gone"), db.keyspace("kept")
+for i in range(50):
+    for each in (db, gone, kept):
+        each[b"%03d" % i] = b"x" * 40
+gone.delete_range(b"000", b"010")
+kept.delete_range(b"040", None)
+kept[b"045"] = b"again"
+db.sync()
+db.drop_keyspace("gone")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    for path in Path(store_path).iterdir():
+        if path.suffix == ".log":
+            data = bytearray(path.read_bytes())
+            data[100] ^= 1
+            path.write_bytes(bytes(data))
+    lsmkit.repair(store_path)
+    with lsmkit.open(store_path, **SMALL) as db:
+        assert db.keyspaces() == ["kept"]
+        assert [s.name for s in db.stats().keyspaces] == ["kept"]
+        kept = db.keyspace("kept")
+        assert len(kept) >= 30
+        assert list(kept.scan(b"040")) == [(b"045", b"again")]
+        again = db.keyspace("gone")
+        again[b"k"] = b"1"
+        db.flush()
+        assert dict(again) == {b"k": b"1"}
+        assert db.verify().ok
+
+
 def test_closing_the_store_closes_its_keyspaces(store_path: str) -> None:
     db = lsmkit.open(store_path)
     ks = db.keyspace("a")

@@ -16,6 +16,7 @@
 #include "destroy.h"
 #include "manifest_file.h"
 #include "recover.h"
+#include "repair_trees.h"
 #include "salvage.h"
 #include "segment.h"
 #include "store.h"
@@ -222,6 +223,18 @@ done:
 
 /* ---- the log ---- */
 
+/* Ranges that were deleted go into the version, as a flush brings them there. */
+static lk_status range_take(repair *r, const lk_record *rec, uint64_t seq, lk_error *err)
+{
+    bool is_open = rec->value_len == 0; /* to the end of the tree */
+    lk_tomb range = {.start = {rec->key, rec->key_len},
+                     .stop = {is_open ? NULL : rec->value, rec->value_len},
+                     .seq = seq,
+                     .tree = rec->tree};
+    r->state.last_seq = larger(r->state.last_seq, seq);
+    return lk_edit_delete_range(&r->edit, &range, err);
+}
+
 static lk_status log_table(repair *r, const lk_salvaged_log *log, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -234,6 +247,10 @@ static lk_status log_table(repair *r, const lk_salvaged_log *log, lk_error *err)
             LK_TRY(found_add(r, &meta, err));
         }
         tree = rec.tree;
+        if (rec.kind == LK_KIND_DELETE_RANGE) {
+            LK_TRY(range_take(r, &rec, log->records[i].seq, err));
+            continue;
+        }
         lk_row row = {.key = rec.key,
                       .value = rec.value,
                       .key_len = (uint32_t)rec.key_len,
@@ -509,6 +526,12 @@ done:
     return st;
 }
 
+static void tree_named(void *context, uint32_t tree, const char *name)
+{
+    say(context, "keyspace %" PRIu32 ": its name and options are lost, it is \"%s\" now", tree,
+        name);
+}
+
 static lk_status rebuild(repair *r, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -531,6 +554,8 @@ static lk_status rebuild(repair *r, lk_error *err)
     LK_TRY(tables_find(r, err));
     LK_TRY(log_take(r, err));
     LK_TRY(found_lay(r, err));
+    LK_TRY(lk_repair_name_trees(&r->properties, &r->edit, tree_named, r, err));
+    lk_repair_drop_trees(&r->properties, &r->edit);
 done:
     return st;
 }
@@ -587,6 +612,7 @@ static lk_status mend(repair *r, lk_error *err)
     r->report->changed = true;
     LK_TRY(log_take(r, err));
     LK_TRY(found_lay(r, err));
+    lk_repair_drop_trees(&r->properties, &r->edit);
 done:
     return st;
 }
