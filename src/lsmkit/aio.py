@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ._core.core import _ColumnLike as ColumnLike
     from ._core.core import _Durability
     from .db import DB, Path
+    from .keyspace import Keyspace
     from .options import Options
     from .stats import Stats
     from .transaction import Transaction
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncBatch",
     "AsyncCursor",
+    "AsyncKeyspace",
     "AsyncScan",
     "AsyncSnapshot",
     "AsyncStore",
@@ -437,6 +439,15 @@ class AsyncCursor(_Given):
         return await self._threads.run_whole(go)
 
 
+@overload
+def _tree_of(keyspace: AsyncTree | WritableTree) -> WritableTree: ...
+@overload
+def _tree_of(keyspace: AsyncTree | WritableTree | None) -> WritableTree | None: ...
+def _tree_of(keyspace: AsyncTree | WritableTree | None) -> WritableTree | None:
+    """What the core takes for `keyspace=`."""
+    return keyspace._of if isinstance(keyspace, AsyncTree) else keyspace
+
+
 class AsyncBatch(_Given):
     """Writes that are applied together at the end of an `async with` block; an exception inside
     discards them. `applied` then is True, or False where it repeats what its source has written.
@@ -450,24 +461,39 @@ class AsyncBatch(_Given):
         self._batch = batch
         self._keywords = keywords
 
-    def put(self, key: Buffer, value: Buffer, *, ttl: float | None = None) -> _Done:
+    def put(
+        self,
+        key: Buffer,
+        value: Buffer,
+        *,
+        ttl: float | None = None,
+        keyspace: AsyncTree | WritableTree | None = None,
+    ) -> _Done:
         """Stores `value` under `key` when the batch is applied; see `WriteBatch.put`."""
-        self._batch.put(key, value, ttl=ttl)
+        self._batch.put(key, value, ttl=ttl, keyspace=_tree_of(keyspace))
         return _DONE
 
-    def delete(self, key: Buffer) -> _Done:
+    def delete(self, key: Buffer, *, keyspace: AsyncTree | WritableTree | None = None) -> _Done:
         """Removes `key` when the batch is applied."""
-        self._batch.delete(key)
+        self._batch.delete(key, keyspace=_tree_of(keyspace))
         return _DONE
 
-    def merge(self, key: Buffer, operand: Buffer) -> _Done:
+    def merge(
+        self, key: Buffer, operand: Buffer, *, keyspace: AsyncTree | WritableTree | None = None
+    ) -> _Done:
         """Stores an operand for `key` when the batch is applied; see `WriteBatch.merge`."""
-        self._batch.merge(key, operand)
+        self._batch.merge(key, operand, keyspace=_tree_of(keyspace))
         return _DONE
 
-    def delete_range(self, start: Buffer | None, stop: Buffer | None) -> _Done:
+    def delete_range(
+        self,
+        start: Buffer | None,
+        stop: Buffer | None,
+        *,
+        keyspace: AsyncTree | WritableTree | None = None,
+    ) -> _Done:
         """Removes all keys from `start` up to `stop` when the batch is applied."""
-        self._batch.delete_range(start, stop)
+        self._batch.delete_range(start, stop, keyspace=_tree_of(keyspace))
         return _DONE
 
     def clear(self) -> _Done:
@@ -511,6 +537,11 @@ class AsyncTransaction(_Given):
         self._t = t
         self._durability = durability
         self._timeout = timeout
+
+    def keyspace(self, keyspace: AsyncTree | WritableTree) -> AsyncTransaction:
+        """The same transaction in another keyspace; as `Transaction.keyspace`."""
+        t = self._t.keyspace(_tree_of(keyspace))
+        return type(self)(self._threads, t, self._durability, self._timeout)
 
     @overload
     async def get(self, key: Buffer, default: None = None) -> bytes | None: ...
@@ -581,9 +612,9 @@ class AsyncTransaction(_Given):
 
     async def commit(self) -> None:
         """Applies the writes, all at once, and ends the transaction; as `Transaction.commit`."""
-        t = self._t
+        t = self._t if self._t._root is None else self._t._root
         t._check()
-        if not t._has_written():
+        if not any(part._has_written() for part in (t, *t._parts.values())):
             t.commit()
             return
 
@@ -902,10 +933,51 @@ class AsyncTree(_Reading):
         return self._of.path
 
 
+class AsyncKeyspace(AsyncTree):
+    """A keyspace as coroutines: `ks.aio`, and what `keyspace` of a store's `aio` gives."""
+
+    _of: Keyspace
+
+    @property
+    def name(self) -> str:
+        """What it is called in its store."""
+        return self._of.name
+
+    @property
+    def db(self) -> AsyncStore:
+        """The store that it is a part of."""
+        return self._of.db.aio
+
+    @property
+    def options(self) -> Options:
+        """The options in force; as `Keyspace.options`."""
+        return self._of.options
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed, or the keyspace dropped."""
+        return self._of.closed
+
+    def __repr__(self) -> str:
+        return f"<{self._of!r}.aio>"
+
+
 class AsyncStore(AsyncTree):
     """An open store as coroutines: `db.aio`. An asynchronous context manager, which closes it."""
 
     _of: DB
+
+    async def keyspace(self, name: str, **options: Any) -> AsyncKeyspace:
+        """The keyspace of this name, made where there is none; as `DB.keyspace`."""
+        return (await self._threads.run_whole(partial(self._of.keyspace, name, **options))).aio
+
+    async def keyspaces(self) -> list[str]:
+        """The names of all keyspaces, sorted."""
+        return await self._threads.run(self._of.keyspaces)
+
+    async def drop_keyspace(self, name: str) -> None:
+        """Drops a keyspace with all that is in it; as `DB.drop_keyspace`."""
+        await self._threads.run_whole(partial(self._of.drop_keyspace, name))
 
     async def checkpoint(self, path: Path) -> None:
         """Makes a store of its own at `path`; as `DB.checkpoint`."""

@@ -31,6 +31,8 @@ class Following(WritableTree):
     Each call sees what was committed before it began. A scan sees one moment, that of its call.
     """
 
+    _follows = True
+
     def _caught_up(self) -> Self:
         self._handle.catch_up()
         return self
@@ -91,7 +93,6 @@ class FollowingKeyspace(Following, Keyspace):
 class Follower(Following, DB):
     """A store that is opened with `follow=True`; see `Following`."""
 
-    _follows = True
     _keyspace_kind = FollowingKeyspace
 
     def keyspace(self, name: str, **options: Any) -> Keyspace:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from .aio import AsyncKeyspace
     from .db import DB
     from .merge import Operator
 
@@ -95,6 +96,13 @@ class Keyspace(WritableTree):
     def closed(self) -> bool:
         """Whether the store was closed, or the keyspace dropped."""
         return self._handle.closed or self._handle.has_dropped(self._tree)
+
+    @property
+    def aio(self) -> AsyncKeyspace:
+        """The same methods as coroutines, and scans for `async for`: see `lsmkit.aio`."""
+        from .aio import AsyncKeyspace
+
+        return AsyncKeyspace(self)
 
     # --- In other processes.
 

@@ -19,8 +19,8 @@ import pytest
 
 import lsmkit
 import lsmkit.testing
-from lsmkit import loops
-from lsmkit.aio import AsyncStore
+from lsmkit import loops, merge
+from lsmkit.aio import AsyncKeyspace, AsyncStore
 
 TINY: dict[str, Any] = {"segment_bytes": 8192, "block_bytes": 256, "table_bytes": 8192}
 ROWS = [(b"%05d" % i, b"value %d" % i) for i in range(3000)]
@@ -65,6 +65,46 @@ def test_every_method_of_a_store_has_its_coroutine() -> None:
     public = {name for name in dir(lsmkit.DB) if not name.startswith("_")}
     own = {"aio", "changes", "hot_keys"}
     assert public - own - set(dir(AsyncStore)) == set()
+    public = {name for name in dir(lsmkit.Keyspace) if not name.startswith("_")}
+    assert public - own - set(dir(AsyncKeyspace)) == set()
+
+
+def test_keyspaces(db: lsmkit.DB) -> None:
+    async def work() -> None:
+        a = db.aio
+        first = await a.keyspace("first", merge_operator=merge.Append)
+        second = await a.keyspace("second")
+        assert (first.name, first.closed) == ("first", False)
+        assert first.options.merge_operator == merge.Append()
+        assert await a.keyspaces() == ["first", "second"]
+        await first.put(b"k", b"1")
+        async with first.batch() as batch:
+            batch.merge(b"k", b"2")
+            batch.put(b"k", b"3", keyspace=second)
+            batch.put(b"k", b"4", keyspace=a)
+            batch.put(b"x", b"5", keyspace=db)
+            batch.delete_range(b"y", b"z", keyspace=second)
+            batch.delete(b"x", keyspace=a)
+        assert [await each.get(b"k") for each in (first, second, a)] == [b"12", b"3", b"4"]
+        assert dict(db) == {b"k": b"4"}
+        async with a.transaction() as t:
+            assert await t.keyspace(first).get(b"k") == b"12"
+            t.keyspace(second).put(b"k", b"6")
+        assert [pair async for pair in second.scan()] == [(b"k", b"6")]
+        async with second.transaction() as t:
+            assert await t.keyspace(first).get(b"k") == b"12"
+            await first.put(b"k", b"changed")
+            t.put(b"k", b"7")
+            with pytest.raises(lsmkit.ConflictError):
+                await t.keyspace(first).commit()
+        await a.drop_keyspace("second")
+        assert second.closed
+        with pytest.raises(lsmkit.ClosedError):
+            await second.get(b"k")
+        assert await a.keyspaces() == ["first"]
+        assert dict(db.keyspace("first").items()) == {b"k": b"changed"}
+
+    run(work())
 
 
 def test_writing_and_reading(db: lsmkit.DB) -> None:
