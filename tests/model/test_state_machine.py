@@ -198,6 +198,16 @@ class Own:
         )
 
 
+def _change(model: dict[bytes, bytes], kind: str, key: bytes, value: bytes) -> None:
+    """What a write of a keyspace does; its operator is Append."""
+    if kind == "put":
+        model[key] = value
+    elif kind == "delete":
+        model.pop(key, None)
+    else:
+        model[key] = model.get(key, b"") + value
+
+
 class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -654,7 +664,8 @@ class StoreMachine(RuleBasedStateMachine):
         """The store or a keyspace, made where there is none, and what it holds."""
         if not name:
             return self.db, self.model
-        return self.db.keyspace(name), self.spaces.setdefault(name, {})
+        keyspace = self.db.keyspace(name, merge_operator=merge.Append)
+        return keyspace, self.spaces.setdefault(name, {})
 
     @rule(name=names, options=own_options)
     def open_keyspace(self, name: str, options: dict[str, Any]) -> None:
@@ -724,6 +735,75 @@ class StoreMachine(RuleBasedStateMachine):
         expected = Sorted(model).range(start, stop)
         found = list(keyspace.scan(start, stop, reverse=reverse))
         assert found == (expected[::-1] if reverse else expected)
+
+    @rule(name=names, pairs=pairs, singly=st.booleans())
+    def merge_keyspace(self, name: str, pairs: list[tuple[bytes, bytes]], singly: bool) -> None:
+        keyspace, model = self.place(name)
+        if singly:
+            for key, operand in pairs:
+                keyspace.merge(key, operand)
+        else:
+            keyspace.merge_many([key for key, _ in pairs], [operand for _, operand in pairs])
+        for key, operand in pairs:
+            model[key] = model.get(key, b"") + operand
+
+    @rule(name=names, start=bounds, stop=bounds)
+    def delete_range_keyspace(self, name: str, start: bytes | None, stop: bytes | None) -> None:
+        keyspace, model = self.place(name)
+        keyspace.delete_range(start, stop)
+        for key, _ in Sorted(model).range(start, stop):
+            del model[key]
+
+    @rule(
+        home=places,
+        steps=st.lists(
+            st.tuples(st.sampled_from(["get", "put", "delete", "merge"]), places, keys, values),
+            max_size=10,
+        ),
+        rival=st.none() | st.tuples(places, keys, values),
+    )
+    def transact_across(
+        self,
+        home: str,
+        steps: list[tuple[str, str, bytes, bytes]],
+        rival: tuple[str, bytes, bytes] | None,
+    ) -> None:
+        """Somebody else writes one key meanwhile: a conflict if, and only if, it was read."""
+        t = self.place(home)[0].transaction()
+        own: dict[str, dict[bytes, bytes]] = {}
+        read: set[tuple[str, bytes]] = set()
+        written: set[tuple[str, bytes]] = set()
+        writes = []
+        for kind, name, key, value in steps:
+            keyspace, model = self.place(name)
+            part, mine = t.keyspace(keyspace), own.setdefault(name, dict(model))
+            if kind == "get" or (kind == "merge" and not name):
+                assert part.get(key) == mine.get(key)
+                if (name, key) not in written:
+                    read.add((name, key))
+                continue
+            writes.append((kind, name, key, value))
+            if kind == "put":
+                part.put(key, value)
+            elif kind == "delete":
+                part.delete(key)
+            else:
+                part.merge(key, value)
+            if kind != "merge":
+                written.add((name, key))
+            _change(mine, kind, key, value)
+        if rival is not None:
+            name, key, value = rival
+            keyspace, model = self.place(name)
+            keyspace.put(key, value)
+            model[key] = value
+            if writes and (name, key) in read:
+                with pytest.raises(lsmkit.ConflictError):
+                    t.commit()
+                return
+        t.commit()
+        for kind, name, key, value in writes:
+            _change(self.place(name)[1], kind, key, value)
 
     @rule(name=names, start=bounds, stop=bounds)
     def compact_keyspace(self, name: str, start: bytes | None, stop: bytes | None) -> None:
