@@ -987,18 +987,6 @@ class AsyncStore(AsyncTree):
         """Moves a store that is only read to what its owner has committed; as `DB.refresh`."""
         return await self._threads.run(self._of.refresh)
 
-    async def keyspace(self, name: str, **options: Any) -> AsyncTree:
-        """The keyspace of this name as coroutines; as `DB.keyspace`, made where there is none."""
-        return (await self._threads.run(self._of.keyspace, name, **options)).aio
-
-    async def keyspaces(self) -> list[str]:
-        """The names of all keyspaces, sorted."""
-        return self._of.keyspaces()
-
-    async def drop_keyspace(self, name: str) -> None:
-        """Drops a keyspace with all that is in it; as `DB.drop_keyspace`."""
-        await self._threads.run(self._of.drop_keyspace, name)
-
     async def stats(self) -> Stats:
         """Counts, sizes and amplification; as `DB.stats`."""
         return await self._threads.run(self._of.stats)
