@@ -127,6 +127,27 @@ LK_TEST(a_reader_goes_from_owner_to_owner)
     lk_sim_free(sim);
 }
 
+/* An edit that sets what is set already, or a flush, is no news. */
+LK_TEST(a_reader_has_moved_only_if_there_is_more)
+{
+    lk_sim *sim = lk_sim_new(lk_test_seed());
+    lk_store_options o = store_options(true, 8192);
+    lk_store *s = store_open(sim, &o);
+    lk_error err;
+    put_round(s, 0);
+    lk_store *r = reader_open(sim, &o);
+    CHECK_OK(lk_store_set_property(s, "colour", "blue", &err), &err);
+    CHECK(refreshed(r));
+    CHECK_OK(lk_store_set_property(s, "colour", "blue", &err), &err);
+    CHECK(!refreshed(r));
+    store_flush(s);
+    CHECK(!refreshed(r));
+    check_round(r, 0);
+    store_close(s);
+    store_close(r);
+    lk_sim_free(sim);
+}
+
 /* The n-th call of a kind fails while a reader moves over a flush and new segments: it says so and is
  * where it was, and then moves on. False when there are not so many calls. */
 static bool fail_once(lk_sim_op op, uint64_t n)

@@ -428,9 +428,10 @@ static void compact_count(lk_store *s, const lk_job *job, const lk_job_result *r
 
 static bool is_dropped(lk_store *s, uint32_t tree)
 {
-    lk_trees *trees = lk_store_trees(s);
-    bool has = lk_trees_has(trees, tree);
-    lk_trees_unref(trees);
+    /* A drop under way has perhaps taken the tree's tables, and the tree not yet. */
+    lk_lock_acquire(&s->edit_lock);
+    bool has = lk_trees_has(s->trees, tree);
+    lk_lock_release(&s->edit_lock);
     return !has;
 }
 

@@ -88,7 +88,6 @@ typedef struct replay {
     lk_version_build *build;
     lk_properties *properties;
     lk_manifest_state state;
-    bool sets_properties;
     bool is_complete;    /* the base is */
     uint64_t base_bytes; /* its lines */
     uint8_t *text;       /* the line that is being read: reading changes it */
@@ -164,7 +163,6 @@ static lk_status replay_edit(replay *r, const lk_manifest_line *line, lk_error *
     }
     LK_TRY(lk_version_build_edit(r->build, &line->edit, err));
     LK_TRY(lk_properties_apply(r->properties, &line->edit, err));
-    r->sets_properties = r->sets_properties || line->edit.property_count > 0;
     r->state.number++;
     r->state.next_file = larger(r->state.next_file, line->state.next_file);
     state_apply(&r->state, &line->edit);
@@ -507,18 +505,19 @@ lk_status lk_manifest_follow(lk_manifest *m, bool *out_properties, lk_error *err
         LK_TRY(lk_manifest_scan_load(&s, file, number, err));
         LK_TRY(lk_version_build_new(NULL, m->env, m->dir, m->cache, &r.build, err));
         lk_version_build_share(r.build, m->version);
-        r.sets_properties = true; /* perhaps; by an edit that the old file had at its end */
     }
     r.file_number = number;
     LK_TRY(replay_scan(&r, &version, err));
-    if (r.sets_properties) {
+    /* A new file has them all, and edits set what has been so before. */
+    bool differ = !lk_properties_equal(&properties, &m->properties);
+    if (differ) {
         old = malloc(sizeof *old);
         if (old == NULL) {
             st = lk_fail_nomem(err, sizeof *old);
             goto done;
         }
     }
-    *out_properties = r.sets_properties;
+    *out_properties = differ;
     follow_publish(m, version, &r, old);
     version = NULL;
     m->size = s.from + s.pos + s.lacks_newline;

@@ -83,3 +83,13 @@ done:
     if (st != LK_OK) lk_properties_free(out);
     return st;
 }
+
+bool lk_properties_equal(const lk_properties *a, const lk_properties *b)
+{
+    if (a->count != b->count) return false;
+    for (size_t i = 0; i < a->count; i++) {
+        if (strcmp(a->items[i].name, b->items[i].name) != 0) return false;
+        if (strcmp(a->items[i].value, b->items[i].value) != 0) return false;
+    }
+    return true;
+}

@@ -20,5 +20,6 @@ size_t lk_properties_find(const lk_properties *p, const char *name, bool *out_fo
 /* What the edit says of properties. When it fails, part of it may have been done. */
 lk_status lk_properties_apply(lk_properties *p, const lk_edit *edit, lk_error *err);
 lk_status lk_properties_copy(const lk_properties *from, lk_properties *out, lk_error *err);
+bool lk_properties_equal(const lk_properties *a, const lk_properties *b);
 
 #endif
