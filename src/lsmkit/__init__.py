@@ -15,6 +15,7 @@ from __future__ import annotations
 from . import compaction, dbm, merge
 from ._core.core import (
     BTreeCursor,
+    Changes,
     Column,
     Columns,
     Cursor,
@@ -24,9 +25,11 @@ from ._core.core import (
     encode_keys,
 )
 from .btree import BTree, BTreeStats, open_btree
+from .changes import Change
 from .db import DB, open
 from .errors import (
     Busy,
+    ChangesLost,
     ClosedError,
     ConflictError,
     CorruptionError,
@@ -70,6 +73,9 @@ __all__ = [
     "BTreeCursor",
     "BTreeStats",
     "Busy",
+    "Change",
+    "Changes",
+    "ChangesLost",
     "ClosedError",
     "Column",
     "Columns",

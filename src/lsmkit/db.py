@@ -389,6 +389,7 @@ def _stats_of(raw: dict[str, Any], keyspaces: Keyspaces, pressure: float) -> dic
         ),
         "disk_bytes": raw["disk_bytes"],
         "range_tombstones": raw["range_tombstones"],
+        "history_bytes": raw["history_bytes"],
         "pressure": pressure,
         "background_errors": raw["background_errors"],
         "last_error": raw["background_error"] or "",

@@ -11,6 +11,7 @@ from errno import EAGAIN
 
 __all__ = [
     "Busy",
+    "ChangesLost",
     "ClosedError",
     "ConflictError",
     "CorruptionError",
@@ -152,6 +153,24 @@ class Busy(Error):
 
     def __str__(self) -> str:
         return f"{self.args[0]} (retry after {self.retry_after:.3g} s)"
+
+
+class ChangesLost(Error):
+    """What was committed next is not kept any more: it is older than the history of the log
+    (`retain_log_bytes`), or rows were ingested, which the log never had.
+
+    `oldest` is the sequence from which on everything is there. Who keeps a copy makes it anew from
+    a snapshot, and goes on from the snapshot's `seq`.
+    """
+
+    oldest: int
+
+    def __init__(self, message: str, oldest: int = 0) -> None:
+        super().__init__(message, oldest)
+        self.oldest = oldest
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StorageError(Error, OSError):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ._core.core import Cursor
+    from ._core.core import Changes, Cursor
     from ._core.core import _BytesLike as Buffer
     from .stats import Stats
     from .tree import Snapshot
@@ -81,6 +81,9 @@ class Following(WritableTree):
 
     def position(self, source: str) -> int | None:
         return super(Following, self._caught_up()).position(source)
+
+    def changes(self, since: int = 0, **how: Any) -> Changes:
+        return super(Following, self._caught_up()).changes(since, **how)
 
     def approximate_size(self, start: Buffer | None = None, stop: Buffer | None = None) -> int:
         return super(Following, self._caught_up()).approximate_size(start, stop)

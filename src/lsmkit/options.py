@@ -1,6 +1,6 @@
 """What can be chosen about a store: `Options`.
 
-Options of the *store* (the first eleven fields) say how its files look; they are stored with it,
+Options of the *store* (the first twelve fields) say how its files look; they are stored with it,
 and an `open` that does not name one takes it from there. Options of the *process* (the others) say
 what this process gives to the store while it has it open: they are never stored, and one that is
 not named has its default at each open.
@@ -43,6 +43,7 @@ _INTS: dict[str, tuple[int, int, str]] = {
     "level_base_bytes": (4 * KIB, 16 * TIB, "bytes"),
     "level_fanout": (2, 100, ""),
     "filter_bits": (0, 64, "bits a key"),
+    "retain_log_bytes": (0, 16 * TIB, "bytes"),
     "cache_bytes": (0, 16 * TIB, "bytes"),
     "memory_bytes": (4 * MIB, 32 * TIB, "bytes"),
     "background_threads": (1, 64, ""),
@@ -66,6 +67,7 @@ _STORED = (
     "compaction",
     "ttl",
     "merge_operator",
+    "retain_log_bytes",
 )
 TREE_FIELDS = frozenset(_STORED) - {"segment_bytes"}
 """Those of a single tree: a keyspace may have its own. `ttl` it has alone: the store's is that of
@@ -107,6 +109,9 @@ class Options(Record):
     merge_operator: Operator | None = None
     """What `merge` makes of operands: one of `lsmkit.merge`. A store keeps its first for good: with
     another the sums that are stored would mean something else."""
+    retain_log_bytes: int = 0
+    """Bytes of log that are kept after their flush, for `changes`: 0 to 16 TiB. With 0 only what is
+    in the log anyway can be followed. They count against `max_disk_bytes`."""
     cache_bytes: int = 256 * MIB
     """Memory for decoded blocks, indexes and filters, shared by the whole store: 0 to 16 TiB."""
     memory_bytes: int = GIB

@@ -226,6 +226,8 @@ class Stats(_Counted):
     range_tombstones: int
     """Ranges that `delete_range` deleted and whose rows are not all off the disk: those in the log,
     and stretches of keys over tables."""
+    history_bytes: int
+    """Bytes of flushed log that `retain_log_bytes` keeps for `changes`."""
     pressure: float
     """How much writers are slowed, from 0, not at all, to 1, where they wait."""
     write_amplification: float

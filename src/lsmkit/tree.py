@@ -238,6 +238,11 @@ class Snapshot(Closing, _Readable, core.SnapshotReader, Scanned):
         other._source = tree
         return other
 
+    @property
+    def seq(self) -> int:
+        """Its place in the commit order: `db.changes(since=snapshot.seq)` is what came after it."""
+        return self._place()
+
     def close(self) -> None:
         """Lets go of the moment; reading through it is a ClosedError from now on."""
         self._release()
@@ -318,6 +323,42 @@ class WritableTree(_Readable, core.Tree, Scanned, MutableMapping[bytes, bytes]):
     def snapshot(self) -> Snapshot:
         """The store as it is now, to read from while it goes on; close it, or use it in `with`."""
         return Snapshot._of(self)
+
+    # --- What was written.
+
+    def changes(
+        self,
+        since: int = 0,
+        *,
+        keyspace: WritableTree | str | None = None,
+        prefix: Buffer | None = None,
+        follow: bool | float = False,
+    ) -> core.Changes:
+        """What was committed after the change with the sequence `since`, in commit order: an
+        iterator of `Change`. 0 is the beginning of what is kept. `keyspace` names another keyspace
+        of the store than this one; a KeyError when there is none of that name.
+
+        It comes from the log, so there is as much of it as the log holds, and `retain_log_bytes`
+        beside that. Who has fallen behind gets ChangesLost, and so does whoever was before an
+        `ingest` into any keyspace, whose rows are in no log. Operands show as they were logged:
+        `merge_many` combines those of a key before.
+
+        Without `follow` it ends with what is there now. With `follow=True` it waits for more, until
+        the store is closed: ClosedError. With a number it ends when nothing has come for so many
+        seconds. Writers pay nothing for who follows, who looks for news every 5 ms. Beside its
+        owner, a store that was opened with `follow=True` is moved on meanwhile; another one that is
+        only read sees more after `refresh`.
+
+        `prefix` gives those of keys that begin with it, and deleted ranges that hold such keys.
+        """
+        of: WritableTree = self
+        if isinstance(keyspace, str):
+            return core.changes(self, self._keyspaces.number(keyspace), since, prefix, follow)
+        if keyspace is not None:
+            of = keyspace
+            if of._handle is not self._handle:
+                raise ValueError(f"{of!r} is not of the store at {self.path!r}")
+        return core.changes(of, of._tree, since, prefix, follow)
 
     # --- Transactions.
 

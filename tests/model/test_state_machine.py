@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import islice
@@ -36,6 +37,7 @@ from lsmkit.compaction import Fifo, LazyLeveled, Leveled, SizeTiered, TimeWindow
 FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 LONG = (b"a" * 300, b"a" * 300 + b"\0", b"b" * 65_535, b"\xff" * 65_535, b"\0" * 5000)
+KEEP_ALL = 1 << 30
 LARGE = (b"x" * 5000, bytes(range(256)) * 80)
 
 
@@ -107,6 +109,7 @@ options = st.fixed_dictionaries(
         "compaction": policies,
         "max_garbage": st.sampled_from([0.05, 0.5, 1]),
         "ttl": st.sampled_from([None, None, 86_400.0]),
+        "retain_log_bytes": st.sampled_from([0, 20_000, KEEP_ALL]),
     }
 )
 
@@ -123,6 +126,18 @@ own_options = st.fixed_dictionaries(
 )
 names = st.sampled_from(["one", "two"])
 places = st.sampled_from(["", "one", "two"])  # "": the store's own rows
+
+
+def applied(copy: dict[bytes, bytes], change: lsmkit.Change) -> None:
+    if change.kind == "delete_range":
+        for key, _ in Sorted(copy).range(change.key, change.value):
+            del copy[key]
+    elif change.kind == "delete" or (change.until is not None and change.until <= time.time()):
+        copy.pop(change.key, None)
+    else:
+        assert change.value is not None
+        old = copy.get(change.key, b"") if change.kind == "merge" else b""
+        copy[change.key] = old + change.value
 
 
 class Sorted:
@@ -218,6 +233,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.scans: list[tuple[Iterator[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]] = []
         self.cursors: list[tuple[lsmkit.Cursor, Sorted, int]] = []
         self.positions: dict[str, int] = {}
+        self.copy: dict[
+            bytes, bytes
+        ] = {}  # made of changes alone, as of the one with this sequence
+        self.copied = 0
+        self.keeps_all = False
+        self.may_be_lost = False
         self.transactions: list[tuple[lsmkit.Transaction, Own]] = []
         self.had_snapshot = False
         self.may_renew = True  # the checkpoint, if there is one
@@ -235,6 +256,12 @@ class StoreMachine(RuleBasedStateMachine):
     def make(self, options: dict[str, Any], operator: merge.Operator) -> None:
         self.operator = operator
         self.db = lsmkit.open(self.path, merge_operator=operator, **options)
+        self.keeps_log(options)
+
+    def keeps_log(self, options: dict[str, Any]) -> None:
+        if "retain_log_bytes" in options:
+            self.keeps_all = options["retain_log_bytes"] == KEEP_ALL
+        self.may_be_lost = self.may_be_lost or not self.keeps_all
 
     # --- Writing
 
@@ -357,6 +384,7 @@ class StoreMachine(RuleBasedStateMachine):
         columns = [[key for key, _ in pairs], [value for _, value in pairs]]
         self.db.ingest(*[column_of(rows, form) for rows in columns])
         self.model.update(pairs)
+        self.may_be_lost = self.may_be_lost or bool(pairs)
 
     @rule(start=bounds, stop=bounds, durability=durabilities)
     def delete_range(self, start: bytes | None, stop: bytes | None, durability: str | None) -> None:
@@ -846,6 +874,27 @@ class StoreMachine(RuleBasedStateMachine):
             snapshot.close()
             del self.moments[at]
 
+    @rule(steps=st.integers(0, 30))
+    def apply_changes(self, steps: int) -> None:
+        """To the end, after some that were read by an iterator of their own."""
+        try:
+            if self.copied == 0 and self.may_be_lost:  # 0 is the beginning of what is kept
+                raise lsmkit.ChangesLost("nothing was copied yet")
+            for change in islice(self.db.changes(self.copied), steps):
+                applied(self.copy, change)
+                assert change.seq > self.copied
+                self.copied = change.seq
+            some = self.db.changes(self.copied)
+            for change in some:
+                applied(self.copy, change)
+            self.copied = some.seq
+        except lsmkit.ChangesLost:
+            assert self.may_be_lost
+            with self.db.snapshot() as snapshot:
+                self.copy, self.copied = dict(snapshot.items()), snapshot.seq
+            self.may_be_lost = not self.keeps_all
+        assert self.copy == self.model
+
     # --- Background and files
 
     @rule()
@@ -991,6 +1040,7 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(lsmkit.ClosedError):
                 snapshot.get(b"a")
         self.db = lsmkit.open(self.path, merge_operator=self.operator, **options)
+        self.keeps_log(options)
         assert self.db.stats().recovery.records == 0
         if verify:
             self.verify()

@@ -408,6 +408,50 @@ def test_compact_leaves_every_row_and_tells_sizes(run, store):
     assert len(run("scan", store, "--prefix", "x").out.splitlines()) == 2000
 
 
+def test_changes_are_printed_in_order(run, tmp_path):
+    path = str(tmp_path / "store")
+    with lsmkit.open(path, retain_log_bytes=1 << 20) as db:
+        db.put(b"a", b"tab\there")
+        db.put(BINARY, b"", ttl=1000)
+        db.delete(b"a")
+        db.delete_range(b"b", b"c")
+        db.clear()
+    shown = run("changes", path)
+    assert shown.code == 0
+    assert shown.out.decode().splitlines() == [
+        "1\tput\ta\ttab\\there",
+        f"2\tput\t{BINARY_ESCAPED}\t",
+        "3\tdelete\ta",
+        "4\tdelete_range\tb\tc",
+        "5\tdelete_range\t",
+    ]
+    assert [row["seq"] for row in run("changes", path, "--json", "--since", 3).rows] == [4, 5]
+    first, second, *_ = run("changes", path, "--json").rows
+    assert first == {"seq": 1, "kind": "put", "key": "a", "value": "tab\there"}
+    assert second["until"] > 1e9
+    assert [row["seq"] for row in run("changes", path, "--prefix", "a", "--json").rows] == [1, 3, 5]
+    lost = run("changes", path, "--since", 77)
+    assert (lost.code, "77" in lost.err) == (2, True)
+    lsmkit.open(path, retain_log_bytes=0).close()
+    lost = run("changes", path, "--since", 2)
+    assert (lost.code, lost.out) == (2, b"")
+    assert "begins at 6" in lost.err
+
+
+def test_changes_follow_another_process(tmp_path):
+    path = str(tmp_path / "store")
+    with lsmkit.open(path) as db:
+        db.put(b"a", b"1")
+        command = [sys.executable, "-m", "lsmkit", "changes", path, "--follow"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout.readline() == b"1\tput\ta\t1\n"
+                db.put(b"b", b"2")
+                assert process.stdout.readline() == b"2\tput\tb\t2\n"
+            finally:
+                process.kill()
+
+
 def test_dump_shows_log_tables_and_manifest(run, tmp_path):
     path = str(tmp_path / "dumped")
     with lsmkit.open(path) as db:

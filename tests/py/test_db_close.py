@@ -20,6 +20,7 @@ import lsmkit
 TINY: dict[str, Any] = {"segment_bytes": 8192, "block_bytes": 256, "table_bytes": 8192}
 
 CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
+    "changes": lambda db: db.changes(),
     "get": lambda db: db.get(b"a"),
     "getitem": lambda db: db[b"a"],
     "contains": lambda db: b"a" in db,

@@ -230,6 +230,7 @@ def test_every_option_is_taken(store_path: str) -> None:
         "max_garbage": 0.4,
         "max_disk_bytes": 1 << 40,
         "merge_operator": lsmkit.merge.AddInt64(),
+        "retain_log_bytes": 1 << 16,
         "cache_bytes": 1 << 20,
         "memory_bytes": 1 << 26,
         "log_io": "written",

@@ -16,6 +16,7 @@ import lsmkit.errors
 from lsmkit._core.core import _probe_error
 from lsmkit.errors import (
     Busy,
+    ChangesLost,
     ClosedError,
     CorruptionError,
     Error,
@@ -48,6 +49,7 @@ EXAMPLES = [
     ReadOnlyError("opened with read_only=True"),
     OptionsError("merge operator differs"),
     Busy("behind", 0.25),
+    ChangesLost("too late", 17),
     StorageError(errno.ENOSPC, "No space left on device", "/s/1.log"),
     StoreNotFoundError(errno.ENOENT, "no store", "/s"),
     StoreExistsError(errno.EEXIST, "a store", "/s"),

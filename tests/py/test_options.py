@@ -27,6 +27,7 @@ INT_RANGES = {
     "level_base_bytes": (4096, 2**44),
     "level_fanout": (2, 100),
     "filter_bits": (0, 64),
+    "retain_log_bytes": (0, 2**44),
     "cache_bytes": (0, 2**44),
     "memory_bytes": (2**22, 2**45),
     "background_threads": (1, 64),

@@ -67,6 +67,7 @@ def raw() -> dict[str, Any]:
         **shape_of(version(), policy_of, {}),
         "disk_bytes": 6000,
         "range_tombstones": 0,
+        "history_bytes": 0,
         "pressure": 0.25,
         "background_errors": 0,
         "last_error": "",

@@ -216,6 +216,24 @@ def cursors(db: lsmkit.DB | lsmkit.Snapshot) -> None:
     cursor.close()
 
 
+def following(db: lsmkit.DB) -> None:
+    with db.snapshot() as snapshot:
+        since: int = snapshot.seq
+    db.put(b"followed", b"1", ttl=60)
+    some: lsmkit.Changes = db.changes(since, prefix=b"foll", follow=0.0)
+    change: lsmkit.Change = next(some)
+    seq, kind, key, value = change
+    named: tuple[int, str, bytes, bytes | None]
+    named = (change.seq, change.kind, change.key, change.value)
+    until: float | None = change.until
+    assert named == (seq, kind, key, value)
+    assert until is not None
+    assert list(some) == list(db.changes(since=seq, keyspace=db, follow=False))
+    assert some.seq == seq
+    kept: int = db.stats().history_bytes
+    assert kept >= 0
+
+
 def snapshots(db: lsmkit.DB) -> None:
     with db.snapshot() as snapshot:
         frozen: Mapping[bytes, bytes] = snapshot
@@ -323,6 +341,7 @@ def options(db: lsmkit.DB) -> None:
         compaction=compaction.Leveled(),
         ttl=3600,
         merge_operator=merge.Append(),
+        retain_log_bytes=1 << 20,
         cache_bytes=1 << 20,
         memory_bytes=1 << 28,
         log_io="auto",
@@ -477,6 +496,8 @@ def errors(directory: str) -> None:
         reader.put(b"a", b"b")
     busy = lsmkit.Busy("full", 0.5)
     seconds: float = busy.retry_after
+    oldest: int = lsmkit.ChangesLost("too late", 7).oldest
+    assert oldest == 7
     damage = lsmkit.CorruptionError("bad", "file", 7, 1, 2)
     place: tuple[str, int, int | str, int | str | None] = (
         damage.file,
@@ -591,6 +612,7 @@ def main(directory: str) -> None:
         cursors(db)
         snapshots(db)
         keyspaces(db)
+        following(db)
         housekeeping(db, directory)
         options(db)
         db.flush()

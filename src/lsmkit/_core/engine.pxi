@@ -333,6 +333,7 @@ cdef extern from "store.h" nogil:
         uint32_t background_threads, sync_interval_ms, frozen_max
         bint read_only, create_if_missing, error_if_exists
         uint64_t lock_timeout_ns
+        uint64_t retain_log_bytes
         lk_settings *settings
     ctypedef bint c_bool "bool"
     ctypedef struct lk_snapshot:
@@ -343,7 +344,14 @@ cdef extern from "store.h" nogil:
         uint64_t flushes, flush_records, flush_bytes, flush_ns
         uint64_t compactions, moves, compact_in, compact_out, compact_rows, compact_ns
         uint64_t rows_copied, recovered_records, recovered_bytes, lost_bytes
+    ctypedef struct lk_past:
+        uint64_t generation, base_seq, bytes
+    ctypedef struct lk_history:
+        pass
+    bint lk_history_find(lk_history *h, uint64_t seq, lk_past *out)
+    uint64_t lk_history_bytes(lk_history *h)
     ctypedef struct lk_store:
+        lk_history history
         lk_env *env
         char *dir
         lk_guard guard
@@ -424,6 +432,10 @@ cdef extern from "store.h" nogil:
                                        lk_error *err)
     lk_status lk_store_keyspace_change(lk_store *s, uint32_t tree, const char *text, lk_error *err)
     lk_status lk_store_keyspace_drop(lk_store *s, uint32_t tree, lk_error *err)
+
+cdef extern from "changes.h" nogil:
+    lk_status lk_history_verify(lk_store *s, const lk_past *past, uint64_t *out_records,
+                                uint64_t *out_bytes, lk_error *err)
 
 cdef extern from "recover.h" nogil:
     lk_status lk_log_dump(lk_env *env, const char *path, bint records,

@@ -28,6 +28,7 @@ cdef extern from "status.h" nogil:
         LK_CANCELLED
         LK_UNSUPPORTED
         LK_OPERATOR
+        LK_LOST
 
     ctypedef struct lk_error:
         lk_status code
@@ -50,7 +51,7 @@ cdef object raise_error(lk_error *err):
     """Raises what `err` says; never returns. See status.h and lsmkit/errors.py for the two sides.
 
     LK_LOCKED carries the owner's pid in `found` and the second since which it owns in `offset`;
-    LK_BUSY the nanoseconds to wait in `offset`.
+    LK_BUSY the nanoseconds to wait in `offset`; LK_LOST the oldest sequence in `expected`.
     """
     cdef lk_status code = err.code
     # A message may have been cut in the middle of a path's character.
@@ -88,6 +89,8 @@ cdef object raise_error(lk_error *err):
     if code == LK_OPERATOR:
         raised = take_raised()
         raise raised if raised is not None else _errors.Error(message)
+    if code == LK_LOST:
+        raise _errors.ChangesLost(located(message, path), err.expected)
     # LK_FULL and LK_MISS are the core's own affairs: the store retries them.
     name = lk_status_name(code).decode()
     raise _errors.Error(f"unexpected status '{name}' from the core: {located(message, path)}")

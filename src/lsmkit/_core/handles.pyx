@@ -171,6 +171,7 @@ cdef class Handle:
         o.error_if_exists = error_if_exists
         o.read_only = read_only
         own = (0, options.ttl, options.merge_operator)
+        o.retain_log_bytes = options.retain_log_bytes
         o.settings = settings_of(env, [own, *keyspaces])
         h.has_ttl = o.settings.has_ttl
         cdef uint64_t left = 0 if timeout is None else timeout_ns(timeout)
@@ -919,6 +920,10 @@ cdef class SnapshotReader(Reader):
         self.held = of.held
         self.seq = of.seq
         self.is_borrowed = True
+
+    def _place(self):
+        self.check_open()
+        return self.seq
 
     def _release(self):
         if self.held is not None and not self.is_borrowed:

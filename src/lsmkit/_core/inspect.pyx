@@ -73,6 +73,7 @@ def raw_stats(Handle h not None):
             "frozen": lk_store_frozen(h.s),
             "version": version_tuples(v.version, seen_by_all(h.s)),
             "range_tombstones": tombs_of(v),
+            "history_bytes": lk_history_bytes(&h.s.history),
             "mapped": bool(h.s.mapped),
             "background_errors": errors + h.errors,
             "background_error": (located((<bytes>last.message).decode("utf-8", "replace"),
@@ -154,6 +155,7 @@ def verify_store(Handle h not None):
             counts["rows"] += records
             counts["bytes"] += log_bytes
             note_error(errors, st, &err)
+        verify_history(h, counts, errors)
         counts["range_tombstones"] = tombs_of(v)
         with nogil:
             st = lk_manifest_dump(h.s.env, dir, print_nothing, NULL, &err)
@@ -163,6 +165,25 @@ def verify_store(Handle h not None):
         lk_view_unref(v)
         lk_store_leave(h.s)
     return counts, errors
+
+
+cdef int verify_history(Handle h, dict counts, list errors) except -1:
+    """Of flushed segments that are kept, newest first; they may go meanwhile."""
+    cdef lk_past past
+    cdef lk_error err
+    cdef lk_status st
+    cdef uint64_t seq = LK_SEQ_MAX, records, log_bytes
+    while lk_history_find(&h.s.history, seq, &past):
+        with nogil:
+            st = lk_history_verify(h.s, &past, &records, &log_bytes, &err)
+        if st != LK_NOT_FOUND:
+            counts["files"] += 1
+            counts["bytes"] += log_bytes
+            note_error(errors, st, &err)
+        if past.base_seq == 0:
+            break
+        seq = past.base_seq - 1
+    return 0
 
 
 cdef int note_error(list errors, lk_status st, lk_error *err) except -1:

@@ -6,6 +6,7 @@ import click
 
 import lsmkit
 from lsmkit.cli import EXIT_USAGE
+from lsmkit.cli.changes import changes
 from lsmkit.cli.checkpoint import checkpoint
 from lsmkit.cli.compact import compact
 from lsmkit.cli.delete import delete
@@ -48,6 +49,7 @@ for command in (
     verify,
     compact,
     checkpoint,
+    changes,
     repair,
     dump,
     demo,

@@ -27,18 +27,20 @@ typedef struct lk_store_job {
 
 /* ---- views ---- */
 
-/* Old view into limbo, flushed segments onto the retired list. view_lock is held. False: limbo is
- * full, and the caller frees `old` itself. */
-static bool view_retire(lk_store *s, lk_view *old, uint64_t flushed)
+/* `fresh` takes the place of `old`, which goes into limbo; flushed segments become history or go onto
+ * the retired list. view_lock is held. False: limbo is full, and the caller frees `old` itself. */
+static bool view_swap(lk_store *s, lk_view *old, uint64_t flushed, lk_view *fresh)
 {
     for (uint32_t i = 0; i < old->segment_count; i++) {
         lk_segment *segment = old->segments[i];
-        if (segment->generation > flushed) continue;
+        if (segment->generation > flushed || lk_history_add(&s->history, segment)) continue;
         if (s->retired_count < sizeof s->retired / sizeof *s->retired) {
             lk_segment_ref(segment);
             s->retired[s->retired_count++] = segment;
         }
     }
+    /* After that: what no view shows any more must be found in the history. */
+    atomic_store_explicit(&s->view, fresh, memory_order_seq_cst);
     if (s->limbo_count == sizeof s->limbo / sizeof *s->limbo) return false;
     s->limbo[s->limbo_count++] = old;
     return true;
@@ -76,8 +78,7 @@ static lk_status view_replace(lk_store *s, lk_version *version, uint64_t flushed
         /* With the version that holds it, so that no reader has the one without the other. */
         v->last_seq = version != NULL ? lk_manifest_last_seq(s->manifest) : old->last_seq;
         v->gaps = &s->gaps;
-        atomic_store_explicit(&s->view, v, memory_order_seq_cst);
-        parked = view_retire(s, old, flushed);
+        parked = view_swap(s, old, flushed, v);
     }
     lk_lock_release(&s->view_lock);
     if (v == NULL) return lk_fail_nomem(err, sizeof *v);
@@ -238,6 +239,30 @@ static lk_status segments_prove(lk_store *s, const lk_view *v, lk_error *err)
     return st;
 }
 
+/* What becomes history is on the disk when the tables are: nobody syncs it later. */
+static lk_status history_sync(lk_store *s, const lk_flush_work *w, lk_error *err)
+{
+    for (uint32_t i = 0; i < w->count && s->history.bytes_max > 0; i++) {
+        lk_error failed = {0};
+        lk_status st = lk_file_datasync(w->segments[i]->file, &failed);
+        if (st == LK_OK) continue;
+        lk_store_fail(s, &failed); /* as of every failed sync of the log */
+        if (err != NULL) *err = failed;
+        return st;
+    }
+    return LK_OK;
+}
+
+void lk_store_trim_history(lk_store *s, uint64_t bytes_max)
+{
+    lk_past past;
+    while (!s->options.read_only && lk_history_pop(&s->history, bytes_max, &past)) {
+        char path[LK_PATH_MAX];
+        lk_segment_path(s->dir, past.generation, path, sizeof path);
+        (void)lk_env_unlink(s->env, path, NULL);
+    }
+}
+
 lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -263,6 +288,7 @@ lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk
     };
     f.table.cancel = NULL; /* a close wants it done */
     for (uint32_t i = 0; i < w->count; i++) LK_TRY(segment_protect(s, w->segments[i], err));
+    LK_TRY(history_sync(s, w, err));
     LK_TRY(lk_store_snapshots(s, &snapshots, &f.snapshot_count, err));
     f.snapshots = snapshots;
     LK_TRY(lk_flush_run(&f, edit, &w->result, err));
@@ -285,6 +311,7 @@ void lk_store_flush_end(lk_store *s, lk_flush_work *w, bool published)
             if (w->segments[i]->recovered) atomic_fetch_sub(&s->recovered_left, 1);
         }
         atomic_fetch_sub_explicit(&s->frozen, n, memory_order_release);
+        lk_store_trim_history(s, s->history.bytes_max);
     }
     if (n > 0) {
         lk_pace_flush_ended(s, lk_env_now_ns(s->env), published);

@@ -1,7 +1,7 @@
 /* disk.c: how much of the disk a store takes, and what it refuses when that is too much.
  *
- * Counted are tables and the live log as far as it is written. What is over the option `disk_max` is
- * refused before it is written, so the bound holds for each frame; deletes pass, for they are what
+ * Counted are tables, the live log as far as it is written, and its history. What is over the option
+ * `disk_max` is refused before it is written, so the bound holds for each frame; deletes pass, for they are what
  * makes room. Compaction goes on: while it merges, both its inputs and its outputs are there.
  *
  * Callers   whoever takes write_lock to append; ingest.c; statistics.
@@ -29,7 +29,7 @@ static uint64_t table_bytes(const lk_version *version)
 static uint64_t bytes_used(lk_store *s)
 {
     lk_view *v = lk_store_view(s);
-    uint64_t bytes = table_bytes(v->version);
+    uint64_t bytes = table_bytes(v->version) + lk_history_bytes(&s->history);
     for (uint32_t i = 0; i < v->segment_count; i++) {
         if (v->segments[i]->count > 0) bytes += v->segments[i]->tail;
     }

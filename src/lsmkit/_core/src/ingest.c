@@ -207,6 +207,8 @@ static lk_status publish_at(ingest *g, uint64_t seq, lk_error *err)
         lost = st == LK_IO;
     }
     lk_store_flush_end(s, &work, st == LK_OK);
+    /* The log does not have these rows, so its history begins anew behind them. */
+    if (st == LK_OK) lk_store_trim_history(s, 0);
 done:
     if (st != LK_OK && !lost) lk_edit_unlink_added(&edit, s->env, s->dir);
     lk_edit_deinit(&edit);

@@ -276,6 +276,25 @@ static lk_status begin_check(const lk_store *s, const tails *t, uint64_t last_se
                            t->segments[0]->base_seq, "%s: the log before it is missing", s->dir);
 }
 
+/* What the owner has flushed since the last look, and keeps. */
+static lk_status history_move(lk_store *s, lk_error *err)
+{
+    lk_status st = LK_OK;
+    uint64_t *generations = NULL, retired = lk_manifest_log_retired(s->manifest);
+    size_t count = 0;
+    bool is_history;
+    lk_past newest = {.generation = 0};
+    if (s->history.bytes_max == 0) return LK_OK;
+    (void)lk_history_find(&s->history, LK_SEQ_MAX, &newest);
+    LK_TRY(lk_log_list(s->env, s->dir, newest.generation, &generations, &count, err));
+    for (size_t i = 0; i < count && generations[i] <= retired; i++) {
+        LK_TRY(lk_history_adopt(&s->history, s->env, s->dir, generations[i], &is_history, err));
+    }
+done:
+    free(generations);
+    return st;
+}
+
 static lk_status move_all(lk_store *s, bool *out_properties, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -293,6 +312,7 @@ static lk_status move_all(lk_store *s, bool *out_properties, lk_error *err)
     LK_TRY(lk_log_list(s->env, s->dir, after, &generations, &count, err));
     for (size_t i = 0; i < count; i++) LK_TRY(tails_open(s, &t, generations[i], err));
     LK_TRY(begin_check(s, &t, lk_manifest_last_seq(s->manifest), err));
+    LK_TRY(history_move(s, err));
     LK_TRY(take_place(s, &t, version, NULL, err));
 done:
     lk_version_unref(version);

@@ -28,6 +28,16 @@ static size_t file_bytes(const lk_segment_plan *plan)
     return (size_t)lk_align_up(plan->capacity, LK_PAGE_BYTES) + LK_PAGE_BYTES;
 }
 
+/* What cannot be shortened takes more of the disk, and is right. */
+static void cut(lk_segment *s)
+{
+    uint8_t end[8];
+    uint64_t bytes = lk_segment_kept_bytes(s->tail);
+    lk_store64(end, s->nonce + s->tail);
+    lk_status st = lk_file_write(s->file, bytes - sizeof end, end, sizeof end, NULL);
+    if (st == LK_OK) (void)lk_file_truncate(s->file, bytes, NULL);
+}
+
 static void segment_release(lk_segment *s)
 {
     if (s == NULL) return;
@@ -37,6 +47,7 @@ static void segment_release(lk_segment *s)
     lk_tomb_log_clear(&s->tombs);
     lk_index_deinit(&s->index);
     lk_env_unmap(s->env, s->base, s->memory_bytes);
+    if (s->kept && !s->recovered) cut(s);
     lk_file_close(s->file);
     free(s->staging);
     lk_lock_deinit(&s->order_lock);

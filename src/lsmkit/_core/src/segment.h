@@ -67,6 +67,7 @@ typedef struct lk_segment {
     uint32_t capacity;   /* frames end here at the latest */
     bool mapped;
     bool recovered; /* read back at open: never appended to, never recycled */
+    bool kept;      /* flushed, and its file stays as history (history.h). Before its last unref */
 
     lk_index index;
 
@@ -108,6 +109,14 @@ static inline uint64_t lk_frame_seed(uint64_t nonce, uint32_t offset)
 static inline lk_record lk_segment_record(const lk_segment *s, uint32_t ordinal)
 {
     return lk_record_at(s->base + s->index.entries[ordinal].location);
+}
+
+/* Bytes of the file of a flushed segment that is kept: its frames, to the end of their page, and one
+ * page more, which ends with nonce + tail. Readers in other processes may have mapped the place where
+ * a next frame would begin, and a mapping must not lose the page that is looked at. */
+static inline uint64_t lk_segment_kept_bytes(uint64_t tail)
+{
+    return lk_align_up(tail, LK_PAGE_BYTES) + LK_PAGE_BYTES;
 }
 
 /* Whether any range tombstone is among the records that `published` shows. */

@@ -27,7 +27,7 @@ const char *lk_status_name(lk_status code)
     static const char *const NAMES[] = {
         "ok",      "full",      "miss",        "io",        "corrupt", "no memory",
         "invalid", "locked",    "closed",      "read only", "busy",    "not found",
-        "exists",  "cancelled", "unsupported", "operator",
+        "exists",  "cancelled", "unsupported", "operator",  "lost",
     };
     size_t i = (size_t)code;
     return i < sizeof NAMES / sizeof *NAMES ? NAMES[i] : "unknown";

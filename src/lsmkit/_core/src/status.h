@@ -27,6 +27,7 @@ typedef enum lk_status {
     LK_CANCELLED,   /* a background job was told to stop */
     LK_UNSUPPORTED, /* the format is of a version that this code does not read */
     LK_OPERATOR,    /* a merge operator of the program's own failed */
+    LK_LOST,        /* changes that are asked for are not kept any more; expected: the oldest */
 } lk_status;
 
 #define LK_PATH_MAX 512

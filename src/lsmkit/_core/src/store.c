@@ -318,6 +318,7 @@ lk_status lk_store_settle(lk_store *s, lk_error *err)
         if (st == LK_NOT_FOUND) st = LK_OK;
     }
     leftovers_free(s);
+    lk_store_trim_history(s, s->history.bytes_max);
     return st;
 }
 
@@ -362,8 +363,15 @@ static lk_status log_recover(lk_store *s, lk_version *version, bool *out_dropped
     LK_TRY(lk_recover_late(s->env, s->dir, s->manifest, s->mapped, s->options.read_only,
                            s->options.read_only ? 0 : s->options.late_min, &r, err));
     *out_dropped = r.dropped;
-    for (size_t i = 0; i < r.unused_count && !s->options.read_only; i++) {
+    uint64_t retired = lk_manifest_log_retired(s->manifest);
+    lk_history_clear(&s->history); /* this may be another try */
+    for (size_t i = 0; i < r.unused_count; i++) {
         char path[LK_PATH_MAX];
+        bool is_history = false;
+        if (r.unused[i] <= retired) {
+            LK_TRY(lk_history_adopt(&s->history, s->env, s->dir, r.unused[i], &is_history, err));
+        }
+        if (is_history || s->options.read_only) continue;
         lk_segment_path(s->dir, r.unused[i], path, sizeof path);
         LK_TRY(leftover_add(s, path, err));
     }
@@ -429,6 +437,7 @@ static void store_init(lk_store *s)
     lk_lock_init(&s->failure_lock);
     lk_gap_memory_init(&s->gaps);
     lk_pace_init(&s->pace);
+    lk_history_init(&s->history);
     pthread_mutex_init(&s->sync_mutex, NULL);
     pthread_cond_init(&s->sync_cond, NULL);
     pthread_mutex_init(&s->queue_mutex, NULL);
@@ -597,6 +606,7 @@ lk_status lk_store_open(lk_env *env, const char *dir, const lk_store_options *op
     (void)snprintf(s->dir, sizeof s->dir, "%s", dir);
     store_init(s);
     LK_TRY(lk_readers_init(&s->readers, env, dir, err));
+    s->history.bytes_max = options->retain_log_bytes;
     LK_TRY(store_load(s, err));
     if (!s->options.read_only) LK_TRY(lk_store_start(s, err));
     registry_add(s);
@@ -703,6 +713,7 @@ void lk_store_free(lk_store *s)
     pthread_mutex_destroy(&s->queue_mutex);
     pthread_cond_destroy(&s->sync_cond);
     pthread_mutex_destroy(&s->sync_mutex);
+    lk_history_deinit(&s->history);
     lk_gap_memory_deinit(&s->gaps);
     lk_lock_deinit(&s->failure_lock);
     lk_lock_deinit(&s->snapshot_lock);

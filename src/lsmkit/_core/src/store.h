@@ -22,6 +22,7 @@
 #include "cursor.h"
 #include "flush.h"
 #include "gap.h"
+#include "history.h"
 #include "limiter.h"
 #include "lock.h"
 #include "properties.h"
@@ -49,6 +50,7 @@ typedef struct lk_store_options {
     uint32_t sync_interval_ms;
     uint32_t late_min;   /* log bytes from which a killed process's log is proved after opening */
     uint32_t frozen_max; /* segments that may wait for flush before writers wait */
+    uint64_t retain_log_bytes; /* of flushed log that stays as history; 0: none */
     bool read_only, create_if_missing, error_if_exists;
     uint64_t lock_timeout_ns; /* how long to wait for another owner */
     /* Of the trees; NULL: none has any. What is in the log is flushed by them, so they must be right
@@ -108,6 +110,7 @@ typedef struct lk_store {
     struct lk_store *registry_next; /* guarded by the registry's mutex, see store.c */
 
     lk_gap_memory gaps; /* what scans have learned; its lock is innermost */
+    lk_history history; /* flushed segments that stay */
     lk_guard guard;
     _Atomic(lk_view *) view; /* release; readers load it inside a guard section */
     _Atomic uint32_t state;  /* lk_state */
@@ -427,6 +430,9 @@ lk_status lk_store_publish(lk_store *s, lk_edit *edit, lk_error *err);
 lk_status lk_store_publish_locked(lk_store *s, lk_edit *edit, lk_error *err);
 /* How tables of such a shape are written. */
 lk_table_options lk_store_table_options(lk_store *s, const lk_tree_shape *shape);
+/* Removes the oldest of the log's history while it has more than `bytes_max` bytes. What cannot be
+ * removed is tried again at the next opening. */
+void lk_store_trim_history(lk_store *s, uint64_t bytes_max);
 /* The one way to the manifest: the edit is durable, told to readers, and what they may still read of
  * the version before it is held, when it returns. edit_lock is held. `out` as lk_manifest_append. */
 lk_status lk_store_edit(lk_store *s, const lk_edit *edit, lk_version **out, lk_error *err);
