@@ -85,6 +85,9 @@ class Following(WritableTree):
     def changes(self, since: int = 0, **how: Any) -> Changes:
         return super(Following, self._caught_up()).changes(since, **how)
 
+    def hot_keys(self, n: int = 10) -> list[tuple[bytes, float, float]]:
+        return super(Following, self._caught_up()).hot_keys(n)
+
     def approximate_size(self, start: Buffer | None = None, stop: Buffer | None = None) -> int:
         return super(Following, self._caught_up()).approximate_size(start, stop)
 

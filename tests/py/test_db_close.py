@@ -21,6 +21,7 @@ TINY: dict[str, Any] = {"segment_bytes": 8192, "block_bytes": 256, "table_bytes"
 
 CALLS: dict[str, Callable[[lsmkit.DB], Any]] = {
     "changes": lambda db: db.changes(),
+    "hot_keys": lambda db: db.hot_keys(1),
     "get": lambda db: db.get(b"a"),
     "getitem": lambda db: db[b"a"],
     "contains": lambda db: b"a" in db,

@@ -230,6 +230,8 @@ def following(db: lsmkit.DB) -> None:
     assert until is not None
     assert list(some) == list(db.changes(since=seq, keyspace=db, follow=False))
     assert some.seq == seq
+    hot: list[tuple[bytes, float, float]] = db.hot_keys(3)
+    assert len(hot) == 3
     kept: int = db.stats().history_bytes
     assert kept >= 0
 

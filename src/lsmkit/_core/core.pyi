@@ -490,6 +490,7 @@ def changes(
     prefix: _BytesLike | None,
     follow: bool | float,
 ) -> Changes: ...
+def hot_keys(of: Tree, n: SupportsIndex) -> list[tuple[bytes, float, float]]: ...
 
 # --- What is in a store ----------------------------------------------------------------------
 

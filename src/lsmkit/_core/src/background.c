@@ -16,6 +16,7 @@
 #include "pulse.h"
 #include "store.h"
 
+#define HOT_SEGMENTS 4u     /* so much of flushed log counts as written lately */
 #define RETRY_NS 200000000u /* pause after a failed flush */
 #define RETRY_AT_ONCE 1u    /* a time that is over: a flush has failed, and is due again */
 
@@ -239,6 +240,18 @@ static lk_status segments_prove(lk_store *s, const lk_view *v, lk_error *err)
     return st;
 }
 
+static void hot_note(lk_store *s, lk_flush_work *w)
+{
+    lk_hot_flush flush = {
+        .first = w->segments[0]->generation,
+        .generation = w->segments[w->count - 1]->generation,
+        .tops = w->result.tops,
+    };
+    for (uint32_t i = 0; i < w->count; i++) flush.bytes += w->segments[i]->tail;
+    lk_hot_add(&s->hot, &flush, HOT_SEGMENTS * s->options.segment_bytes);
+    w->result.tops = NULL;
+}
+
 /* What becomes history is on the disk when the tables are: nobody syncs it later. */
 static lk_status history_sync(lk_store *s, const lk_flush_work *w, lk_error *err)
 {
@@ -292,6 +305,7 @@ lk_status lk_store_flush_tables(lk_store *s, lk_flush_work *w, lk_edit *edit, lk
     LK_TRY(lk_store_snapshots(s, &snapshots, &f.snapshot_count, err));
     f.snapshots = snapshots;
     LK_TRY(lk_flush_run(&f, edit, &w->result, err));
+    hot_note(s, w);
 done:
     free(snapshots);
     lk_trees_unref(trees);

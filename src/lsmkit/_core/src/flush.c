@@ -44,6 +44,8 @@ typedef struct flush {
     lk_record newest;           /* first version of the key in hand */
     uint64_t prefix;            /* of that key */
     uint64_t newer_seq;         /* of the version before */
+    lk_top *top;                /* counts the keys of this tree; NULL: nobody asks */
+    uint64_t versions;          /* records of the key in hand */
 
     /* rows[group, count) are the versions of that key, as far as they may matter; those before are
      * whole keys. */
@@ -234,6 +236,9 @@ static __attribute__((noinline)) lk_status ranges_add(flush *f, uint64_t seq, lk
 static lk_status group_close(flush *f, lk_error *err)
 {
     lk_status st = LK_OK;
+    if (f->any && f->top != NULL) {
+        lk_top_add(f->top, f->newest.key, f->newest.key_len, f->versions);
+    }
     if (LK_UNLIKELY(f->over != 0 && f->any)) LK_TRY(ranges_add(f, 0, err));
     if (LK_UNLIKELY(f->special)) LK_TRY(group_fold(f, true, err));
     f->special = false;
@@ -250,6 +255,7 @@ static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint
     lk_status st = LK_OK;
     if (f->any && f->prefix == prefix &&
         lk_bytes_equal(f->newest.key, f->newest.key_len, r->key, r->key_len)) {
+        f->versions++;
         if (LK_UNLIKELY(f->over != 0)) LK_TRY(ranges_add(f, seq, err));
         return version_add(f, r, seq, err);
     }
@@ -260,6 +266,7 @@ static lk_status record_fold(flush *f, const lk_record *r, uint64_t prefix, uint
     }
     if (LK_UNLIKELY(f->cut)) LK_TRY(table_finish(f, err));
     f->any = true;
+    f->versions = 1;
     f->newest = *r;
     f->prefix = prefix;
     f->newer_seq = seq;
@@ -367,12 +374,23 @@ static source *source_next(flush *f)
     return best;
 }
 
+/* Where there is no memory, its keys are not counted. */
+static void top_begin(flush *f, uint32_t tree)
+{
+    bool is_asked = tree == 0 || tree >= LK_TREE_KEYSPACES;
+    f->top = is_asked ? lk_top_new(tree) : NULL;
+    if (f->top == NULL) return;
+    f->top->next = f->result->tops;
+    f->result->tops = f->top;
+}
+
 /* The records that follow are of another tree: what was written of the one before is a table. */
 static lk_status tree_begin(flush *f, const source *s, uint32_t tree, lk_error *err)
 {
     lk_status st = LK_OK;
     LK_TRY(group_close(f, err));
     LK_TRY(table_finish(f, err));
+    top_begin(f, tree);
     f->tree = tree;
     f->any = false;
     f->is_dropped = !lk_trees_has(f->in->trees, tree);
@@ -446,7 +464,11 @@ done:
     lk_table_writer_free(f->writer);
     for (uint32_t i = 0; i < f->unsynced_count; i++) lk_file_close(f->unsynced[i]);
     for (uint32_t i = 0; i < f->source_count; i++) lk_order_unref(f->sources[i].order);
-    if (st != LK_OK) lk_edit_unlink_added(edit, in->env, in->dir);
+    if (st != LK_OK) {
+        lk_edit_unlink_added(edit, in->env, in->dir);
+        lk_top_free_list(out->tops);
+        out->tops = NULL;
+    }
     lk_tombs_unref(f->tombs);
     lk_fold_deinit(&f->fold);
     free(f->rows);

@@ -10,6 +10,7 @@
 
 #include "manifest.h"
 #include "segment.h"
+#include "top.h"
 #include "trees.h"
 #include "view.h"
 
@@ -31,6 +32,7 @@ typedef struct lk_flush {
 
 typedef struct lk_flush_result {
     uint64_t records_in, rows_out, bytes_out;
+    lk_top *tops;            /* of each tree; the caller's */
     uint64_t merge_failures; /* of an operator, whose operands stay; the first is `merge_failure` */
     lk_error merge_failure;
 } lk_flush_result;

@@ -438,6 +438,7 @@ static void store_init(lk_store *s)
     lk_gap_memory_init(&s->gaps);
     lk_pace_init(&s->pace);
     lk_history_init(&s->history);
+    lk_hot_init(&s->hot);
     pthread_mutex_init(&s->sync_mutex, NULL);
     pthread_cond_init(&s->sync_cond, NULL);
     pthread_mutex_init(&s->queue_mutex, NULL);
@@ -713,6 +714,7 @@ void lk_store_free(lk_store *s)
     pthread_mutex_destroy(&s->queue_mutex);
     pthread_cond_destroy(&s->sync_cond);
     pthread_mutex_destroy(&s->sync_mutex);
+    lk_hot_deinit(&s->hot);
     lk_history_deinit(&s->history);
     lk_gap_memory_deinit(&s->gaps);
     lk_lock_deinit(&s->failure_lock);

@@ -23,6 +23,7 @@
 #include "flush.h"
 #include "gap.h"
 #include "history.h"
+#include "hot.h"
 #include "limiter.h"
 #include "lock.h"
 #include "properties.h"
@@ -111,6 +112,7 @@ typedef struct lk_store {
 
     lk_gap_memory gaps; /* what scans have learned; its lock is innermost */
     lk_history history; /* flushed segments that stay */
+    lk_hot hot;         /* keys that were written most often */
     lk_guard guard;
     _Atomic(lk_view *) view; /* release; readers load it inside a guard section */
     _Atomic uint32_t state;  /* lk_state */
