@@ -283,6 +283,7 @@ class BTree(Closing, core.BTreeHandle, Scanned, MutableMapping[bytes, bytes]):
             files=1,
             blocks=counts["pages"],
             rows=counts["rows"],
+            values=0,
             bytes=counts["bytes"],
             range_tombstones=0,
             errors=tuple(errors),

@@ -384,6 +384,7 @@ def _stats_of(raw: dict[str, Any], keyspaces: Keyspaces, pressure: float) -> dic
         },
         "cache": cache,
         "memory": raw["memory"],
+        "blobs": raw["blobs"],
         **shape_of(
             version, lambda tree: keyspaces.options_of(tree).compaction, keyspaces.numbers()
         ),

@@ -40,6 +40,7 @@ _INTS: dict[str, tuple[int, int, str]] = {
     "segment_bytes": (SEGMENT_MIN, GIB, "bytes"),
     "block_bytes": (256, MIB, "bytes"),
     "table_bytes": (4 * KIB, 16 * GIB, "bytes"),
+    "blob_bytes": (0, GIB, "bytes"),
     "level_base_bytes": (4 * KIB, 16 * TIB, "bytes"),
     "level_fanout": (2, 100, ""),
     "filter_bits": (0, 64, "bits a key"),
@@ -59,6 +60,7 @@ _STORED = (
     "segment_bytes",
     "block_bytes",
     "table_bytes",
+    "blob_bytes",
     "level_base_bytes",
     "level_fanout",
     "filter_bits",
@@ -89,6 +91,9 @@ class Options(Record):
     """Rows of a data block before compression, the unit of reading: 256 bytes to 1 MiB."""
     table_bytes: int = 64 * MIB
     """File size at which compaction begins a new table: 4 KiB to 16 GiB."""
+    blob_bytes: int = 4 * KIB
+    """Longer values are kept apart from the tables, in files to which rows refer, and are not
+    written again by compaction: 0 (all values stay in the tables) to 1 GiB."""
     level_base_bytes: int = 256 * MIB
     """Size of level 1, for `compaction.Leveled`: 4 KiB to 16 TiB."""
     level_fanout: int = 10
@@ -133,7 +138,8 @@ class Options(Record):
     max_garbage: float = 0.5
     """Share of dead bytes (deletes, expired rows, deleted ranges) from which tables are rewritten
     although the policy has no need to: 0.05 to 1. Less makes for smaller files and dearer writing.
-    What is dead as a whole goes at once."""
+    What is dead as a whole goes at once. So it is with files of large values (`blob_bytes`), out of
+    which what lives is moved."""
 
     max_disk_bytes: int = 0
     """Bytes of tables and log (`stats().disk_bytes`) over which writes are refused with a

@@ -32,6 +32,8 @@ class Repair(Record):
     rows_kept: int
     """Rows of the salvaged tables, older versions included."""
     blocks_lost: int
+    values_lost: int
+    """Rows that are lost because their values, which stood apart, are."""
     records: int
     """Records that the log gave, where it was read frame by frame."""
     log_lost: int
@@ -44,7 +46,9 @@ class Repair(Record):
     @property
     def ok(self) -> bool:
         """Whether everything was there; also the truth value."""
-        return not (self.rebuilt or self.lost or self.blocks_lost or self.log_lost)
+        return not (
+            self.rebuilt or self.lost or self.blocks_lost or self.values_lost or self.log_lost
+        )
 
     def __bool__(self) -> bool:
         return self.ok

@@ -32,6 +32,7 @@ __all__ = [
     "Flushes",
     "KeyspaceStats",
     "Level",
+    "Blobs",
     "Memory",
     "Recovery",
     "Stalls",
@@ -88,7 +89,7 @@ class Flushes(_Counted):
     records: int
     """Records of the log that were taken up; fewer rows come out where one replaced another."""
     bytes: int
-    """Bytes of the tables."""
+    """Bytes of the tables, and of the values that stand apart from them."""
     ns: int
 
 
@@ -166,6 +167,16 @@ class Memory(_Counted):
 
 
 @record(frozen=True, kw_only=True)
+class Blobs(_Counted):
+    """Files of values that are longer than `blob_bytes`, which stand apart from their tables."""
+
+    files: int
+    bytes: int
+    live_bytes: int
+    """Of the values to which tables refer, overwritten ones that are not merged away included."""
+
+
+@record(frozen=True, kw_only=True)
 class Level(_Counted):
     """What stands in one level, of all trees; a table in several ranges counts once."""
 
@@ -208,6 +219,7 @@ class Stats(_Counted):
     recovery: Recovery
     cache: Cache
     memory: Memory
+    blobs: Blobs
     levels: tuple[Level, ...]
     """Newest first."""
     keyspaces: tuple[KeyspaceStats, ...]
@@ -233,8 +245,8 @@ class Stats(_Counted):
     write_amplification: float
     """Bytes written to log and tables for each byte of the log; 0 before anything came."""
     space_amplification: float
-    """Bytes of all tables for each byte in the deepest level, where a key stands once: an upper
-    bound of what dead rows take; 1 for an empty store."""
+    """Bytes of all tables for each byte in the deepest level, where a key stands once, values that
+    stand apart included: an upper bound of what dead rows take; 1 for an empty store."""
     background_errors: int
     last_error: str
     """The text of the last of them; empty when there was none."""
@@ -252,10 +264,11 @@ class Stats(_Counted):
         given["keyspaces"] = tuple([KeyspaceStats.from_raw(each) for each in given["keyspaces"]])
         logged = given["writes"].bytes
         tables = given["flushes"].bytes + given["compactions"].bytes_out
-        deepest = levels[-1].bytes if levels else 0
+        blobs = given["blobs"]
+        deepest = (levels[-1].bytes if levels else 0) + blobs.live_bytes
         total = given["table_bytes"] = sum([level.bytes for level in levels])
         given["write_amplification"] = (logged + tables) / logged if logged else 0.0
-        given["space_amplification"] = total / deepest if deepest else 1.0
+        given["space_amplification"] = (total + blobs.bytes) / deepest if deepest else 1.0
         return cls(**given)
 
     def __str__(self) -> str:
@@ -299,6 +312,13 @@ class Stats(_Counted):
             f"writes {self.write_amplification:.2f}, space {self.space_amplification:.2f}, "
             f"runs a read {self.runs_mean:.1f} (at most {self.runs_max}) in {self.ranges} ranges",
         )
+        if self.blobs.files:
+            b = self.blobs
+            yield (
+                "values",
+                f"{_size(b.bytes)} apart in {_count(b.files)} files, {_size(b.live_bytes)} of it "
+                f"referred to",
+            )
         yield (
             "stalls",
             f"{_count(s.slowed)} slowed for {_time(s.slowed_ns)}, {_count(s.stopped)} stopped for "
@@ -331,6 +351,7 @@ _PARTS: dict[str, type[_Counted]] = {
     "recovery": Recovery,
     "cache": Cache,
     "memory": Memory,
+    "blobs": Blobs,
 }
 
 

@@ -18,10 +18,12 @@ class Verification(Record):
     """What reading every byte of a store has shown; true when all of it was right."""
 
     files: int
-    """Tables, live log segments and the manifest."""
+    """Tables, files of large values, live log segments and the manifest."""
     blocks: int
     rows: int
     """Rows of tables and records of the log, older versions included."""
+    values: int
+    """Values that stand apart from their tables, dead ones included."""
     bytes: int
     range_tombstones: int
     """Ranges that `delete_range` deleted and whose rows are not all off the disk."""
@@ -44,6 +46,7 @@ class Verification(Record):
             "files": self.files,
             "blocks": self.blocks,
             "rows": self.rows,
+            "values": self.values,
             "bytes": self.bytes,
             "range_tombstones": self.range_tombstones,
             "errors": [

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     Key: TypeAlias = bytes
     # (file, bytes, rows, tombstones, min_key, max_key, seq_min, seq_max, expired, covered, is_seen,
-    #  written, due)
+    #  written, due, wasted)
     RawTable: TypeAlias = tuple[
-        int, int, int, int, bytes, bytes, int, int, int, int, bool, int, int
+        int, int, int, int, bytes, bytes, int, int, int, int, bool, int, int, int
     ]
     RawRun: TypeAlias = tuple[int, int, tuple[RawTable, ...]]  # (level, stamp, tables)
     RawRange: TypeAlias = tuple[bytes, tuple[RawRun, ...]]  # (lower, runs)
@@ -58,6 +58,7 @@ class Table:
         "seq_max",
         "seq_min",
         "tombstones",
+        "wasted",
         "written",
     )
 
@@ -82,6 +83,8 @@ class Table:
     """No row was written later: microseconds since 1970, 0 where nothing is known."""
     due: int
     """When more of its rows will have expired: microseconds since 1970, 0 for never."""
+    wasted: int
+    """Bytes of its values that stand in files of which more than `max_garbage` is dead."""
 
     def __init__(self, raw: RawTable) -> None:
         (
@@ -98,6 +101,7 @@ class Table:
             self.is_seen,
             self.written,
             self.due,
+            self.wasted,
         ) = raw
 
     def __repr__(self) -> str:

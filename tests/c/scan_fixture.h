@@ -255,6 +255,7 @@ LK_TEST_UNUSED static world world_random(uint64_t *rng, size_t keys_max)
     world w = world_new(rng, keys_max);
     lk_table_options options = TABLE_OPTIONS;
     options.block_bytes = lk_test_below(rng, 2) == 0 ? 256 : 1024;
+    options.blob_bytes = lk_test_below(rng, 3) == 0 ? 6 : 0;
     uint32_t layers = (uint32_t)lk_test_below(rng, 7),
              deletes = (uint32_t)lk_test_below(rng, 3) * 20;
     uint32_t tables = (uint32_t)lk_test_below(rng, layers + 1);

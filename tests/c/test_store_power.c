@@ -358,6 +358,8 @@ static machine machine_new(bool mapped, uint64_t seed)
     at.mapped = mapped;
     x.options.frozen_max = 1 + (uint32_t)lk_test_below(&x.rng, 3);
     x.options.segment_bytes = 4096u << lk_test_below(&x.rng, 3);
+    x.options.blob_bytes = lk_test_below(&x.rng, 3) == 0 ? 0 : 60; /* values have up to 400 */
+    x.options.max_garbage = lk_test_below(&x.rng, 2) == 0 ? 0.1 : 0.5;
     if (lk_test_below(&x.rng, 3) == 0) x.options.durability = LK_DURABILITY_SYNC; /* fills files */
     if (lk_test_below(&x.rng, 2) == 0) lk_sim_set_writeback(x.sim, 30);
     return x;

@@ -95,6 +95,7 @@ options = st.fixed_dictionaries(
         "segment_bytes": st.sampled_from([4096, 8192, 16384]),
         "block_bytes": st.sampled_from([256, 512, 1024]),
         "table_bytes": st.sampled_from([4096, 8192, 16384]),
+        "blob_bytes": st.sampled_from([0, 20, 60, 4096]),
         "level_base_bytes": st.sampled_from([4096, 16384, 65536]),
         "level_fanout": st.sampled_from([2, 4, 10]),
         "filter_bits": st.sampled_from([0, 10]),

@@ -47,6 +47,7 @@ class SimTable:
             True,
             written,
             0,
+            0,
         )
 
     def part(self, low: int, high: int) -> dict[int, int]:

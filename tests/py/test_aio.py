@@ -825,7 +825,7 @@ def test_aio_keeps_the_store_open_and_lets_it_go(store_path: str) -> None:
     run(work())
     gc.collect()
     assert len(loops._known) <= known
-    lsmkit.open(store_path).close()
+    lsmkit.open(store_path, timeout=30).close()
 
 
 def test_a_store_that_follows_is_followed(store_path: str) -> None:

@@ -350,7 +350,7 @@ def test_verify_reports_a_sound_store(run, store):
     report = result.json
     assert report["ok"] is True
     assert report["errors"] == []
-    counts = {"files", "blocks", "rows", "range_tombstones", "bytes"}
+    counts = {"files", "blocks", "rows", "values", "range_tombstones", "bytes"}
     assert set(report) == {"ok", "errors"} | counts
     assert run("verify", store).out.endswith(b"no damage\n")
 

@@ -43,7 +43,7 @@ def table(file: int, written: int, **more: Any) -> tuple[Any, ...]:
     low, high = more.get("keys", (b"a", b"z"))
     size = more.get("size", SMALL)
     dead, expired = more.get("dead", 0), more.get("expired", 0)
-    return (file, size, size // 100, dead, low, high, 1, 1, expired, 0, True, written, 0)
+    return (file, size, size // 100, dead, low, high, 1, 1, expired, 0, True, written, 0, 0)
 
 
 def runs(*tables: tuple[Any, ...]) -> Tree:

@@ -41,7 +41,7 @@ def new_store(policy: Policy | None = None) -> Any:
 
 
 def table(file: int, low: bytes, high: bytes, size: int = 40_000, dead: int = 0) -> tuple[Any, ...]:
-    return (file, size, size // 100, dead, low, high, file, file, 0, 0, True, 0, 0)
+    return (file, size, size // 100, dead, low, high, file, file, 0, 0, True, 0, 0, 0)
 
 
 def tree(*ranges: tuple[bytes, tuple[Any, ...]]) -> Tree:

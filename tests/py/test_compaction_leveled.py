@@ -39,7 +39,7 @@ OPTIONS = Options(
 
 
 def table(file: int, low: bytes, high: bytes, size: int = 40_000, dead: int = 0) -> tuple[Any, ...]:
-    return (file, size, size // 100, dead, low, high, file, file, 0, 0, True, 0, 0)
+    return (file, size, size // 100, dead, low, high, file, file, 0, 0, True, 0, 0, 0)
 
 
 def tree(*runs: tuple[Any, ...]) -> Tree:

@@ -36,7 +36,7 @@ SMALL = FLUSH * sim.ROW_BYTES // 8
 
 
 def table(file: int, low: bytes, high: bytes, size: int = SMALL, dead: int = 0) -> tuple[Any, ...]:
-    return (file, size, size // 100, dead, low, high, file, file, 0, 0, True, 0, 0)
+    return (file, size, size // 100, dead, low, high, file, file, 0, 0, True, 0, 0, 0)
 
 
 def tree(*sizes: int) -> Tree:

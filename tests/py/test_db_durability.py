@@ -188,10 +188,11 @@ def test_writers_that_wait_share_a_sync(store_path: str, log_io: str) -> None:
 
 def test_files_of_a_store(store_path: str) -> None:
     """What README and FORMAT.md name: nothing else stands in the directory."""
-    pattern = re.compile(r"CURRENT|LOCK|PULSE|MANIFEST-\d{6}|\d{6}\.(log|sst)")
+    pattern = re.compile(r"CURRENT|LOCK|PULSE|MANIFEST-\d{6}|\d{6}\.(log|sst|blob)")
     with lsmkit.open(store_path, segment_bytes=4096) as db:
         for i in range(300):
             db[b"%d" % i] = b"v" * 50
+        db[b"large"] = b"v" * 4097
         db.compact()
         db[b"x"] = b"1"
         names = os.listdir(store_path)

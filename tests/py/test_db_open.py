@@ -220,6 +220,7 @@ def test_every_option_is_taken(store_path: str) -> None:
         "segment_bytes": 8192,
         "block_bytes": 512,
         "table_bytes": 8192,
+        "blob_bytes": 64,
         "level_base_bytes": 65536,
         "level_fanout": 5,
         "filter_bits": 7,

@@ -24,6 +24,7 @@ INT_RANGES = {
     "segment_bytes": (4096, 2**30),
     "block_bytes": (256, 2**20),
     "table_bytes": (4096, 2**34),
+    "blob_bytes": (0, 2**30),
     "level_base_bytes": (4096, 2**44),
     "level_fanout": (2, 100),
     "filter_bits": (0, 64),
@@ -58,6 +59,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert o.memory_bytes == 1 << 30
     assert o.block_bytes == 16 << 10
     assert (o.table_bytes, o.level_base_bytes, o.level_fanout) == (64 << 20, 256 << 20, 10)
+    assert (o.blob_bytes, o.max_garbage) == (4096, 0.5)
     assert o.filter_bits == 10
     assert (o.compression, o.bottom_compression) == ("lz4", None)
     assert o.compaction == LazyLeveled()
@@ -240,7 +242,9 @@ def test_text_comes_back(options: Options) -> None:
         "segment_bytes",
         "segment_bytes=many",
         "segment_bytes=1",
-        "blob_bytes=4096",
+        "blob_bytes=-1",
+        "max_garbage=half",
+        "max_garbage=0",
         "cache_bytes=4096",
         "filter_bits=1\nfilter_bits=2",
         "compression=snappy",

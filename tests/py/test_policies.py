@@ -184,7 +184,7 @@ def test_expired_operands_that_cannot_go_are_not_looked_at_again_and_again(tmp_p
 
 
 def table(file: int, rows: int, dead: int, is_seen: bool = True) -> tuple[Any, ...]:
-    return (file, 100 * rows, rows, dead, b"a", b"z", 1, 9, 0, 0, is_seen, 0, 0)
+    return (file, 100 * rows, rows, dead, b"a", b"z", 1, 9, 0, 0, is_seen, 0, 0, 0)
 
 
 def reclaim(*tables: tuple[Any, ...], **options: Any) -> Any:

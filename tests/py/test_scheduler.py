@@ -27,7 +27,7 @@ OPTIONS = Options(table_bytes=40_000)
 
 
 def table(file: int, low: bytes, high: bytes, dead: int = 0) -> tuple[Any, ...]:
-    return (file, 40_000, 400, dead, low, high, file, file, 0, 0, True, 0, 0)
+    return (file, 40_000, 400, dead, low, high, file, file, 0, 0, True, 0, 0, 0)
 
 
 def full_range(low: bytes, first: int, runs: int = 4) -> tuple[bytes, tuple[Any, ...]]:

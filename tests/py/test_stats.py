@@ -23,7 +23,7 @@ def policy_of(tree: int) -> LazyLeveled:
 
 
 def table(file: int, size: int, low: bytes, high: bytes) -> tuple[Any, ...]:
-    return (file, size, size // 100, 3, low, high, 1, 9, 0, 0, True, 0, 0)
+    return (file, size, size // 100, 3, low, high, 1, 9, 0, 0, True, 0, 0, 0)
 
 
 def version() -> Version:
@@ -64,6 +64,7 @@ def raw() -> dict[str, Any]:
         "memory": dict.fromkeys(
             ("segments", "pinned", "cache", "tables", "background", "total", "limit"), 1
         ),
+        "blobs": {"files": 0, "bytes": 0, "live_bytes": 0},
         **shape_of(version(), policy_of, {}),
         "disk_bytes": 6000,
         "range_tombstones": 0,

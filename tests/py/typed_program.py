@@ -335,6 +335,7 @@ def options(db: lsmkit.DB) -> None:
         segment_bytes=1 << 20,
         block_bytes=4096,
         table_bytes=1 << 20,
+        blob_bytes=1 << 14,
         level_base_bytes=1 << 22,
         level_fanout=8,
         filter_bits=12,
@@ -629,7 +630,8 @@ def main(directory: str) -> None:
     mended: lsmkit.Repair = lsmkit.repair(directory + "-copy")
     claims: list[bool] = [mended.ok, mended.changed, mended.rebuilt]
     counts: list[int] = [mended.tables, mended.salvaged, mended.lost, mended.moved]
-    counts += [mended.rows_kept, mended.blocks_lost, mended.records, mended.log_lost]
+    counts += [mended.rows_kept, mended.blocks_lost, mended.values_lost]
+    counts += [mended.records, mended.log_lost]
     lines: tuple[str, ...] = mended.notes
     assert mended
     assert (claims, sum(counts), len(lines)) == ([True, False, False], 0, 1)

@@ -55,13 +55,34 @@ cdef extern from "cache.h" nogil:
         uint64_t fills, evictions, used_bytes, capacity_bytes, fixed_bytes
     void lk_cache_stats_of(lk_cache *c, lk_cache_stats *out)
 
+cdef extern from "blob.h" nogil:
+    ctypedef struct lk_blob_file:
+        pass
+    ctypedef struct lk_blob_use:
+        uint64_t file, size, rows, bytes
+    ctypedef struct lk_blob_item:
+        lk_blob_file *file
+        uint64_t rows, bytes
+    ctypedef struct lk_blob_files:
+        uint32_t count
+        lk_blob_item *items
+    uint64_t lk_blob_file_size(const lk_blob_file *f)
+    lk_status lk_blob_file_verify(lk_blob_file *f, uint64_t *out_records, uint64_t *out_bytes,
+                                  lk_error *err)
+    const lk_blob_item *lk_blob_files_find(const lk_blob_files *f, uint64_t file)
+    bint lk_blob_item_is_wasteful(const lk_blob_item *item, double max_garbage)
+    lk_status lk_blob_dump(lk_env *env, const char *path,
+                           void (*print)(void *context, const char *line) noexcept,
+                           void *context, lk_error *err)
+
 cdef extern from "table.h" nogil:
     ctypedef struct lk_table_meta:
         uint64_t file, nonce, bytes, rows, tombstones, raw_bytes, seq_min, seq_max
         uint64_t operands, deadlines, deadline_min, deadline_max, written, made
-        uint32_t tree, min_len, max_len
+        uint32_t tree, min_len, max_len, blob_count
         uint8_t *min_key
         uint8_t *max_key
+        lk_blob_use *blobs
     ctypedef struct lk_table:
         pass
     ctypedef struct lk_table_report:
@@ -100,6 +121,7 @@ cdef extern from "version.h" nogil:
         lk_tree_file *files
         lk_range *ranges
         lk_tombs *tombs
+        lk_blob_files *blobs
     ctypedef struct lk_version:
         uint64_t number
         uint32_t tree_count
@@ -326,7 +348,8 @@ cdef extern from "store.h" nogil:
     ctypedef struct lk_store_options:
         uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit, memory_bytes
         uint64_t disk_max
-        uint32_t block_bytes, filter_bits
+        uint32_t block_bytes, filter_bits, blob_bytes
+        double max_garbage
         lk_codec codec
         lk_durability durability
         lk_log_io log_io
@@ -354,6 +377,7 @@ cdef extern from "store.h" nogil:
         lk_history history
         lk_env *env
         char *dir
+        lk_store_options options
         lk_guard guard
         lk_manifest *manifest
         lk_cache *cache

@@ -159,6 +159,8 @@ cdef class Handle:
         o.table_bytes = options.table_bytes
         o.block_bytes = options.block_bytes
         o.filter_bits = options.filter_bits
+        o.blob_bytes = options.blob_bytes
+        o.max_garbage = options.max_garbage
         o.rate_limit = options.rate_limit
         o.disk_max = options.max_disk_bytes
         o.background_threads = options.background_threads
@@ -341,7 +343,8 @@ cdef class Handle:
         self.enter()
         v = lk_store_view(self.s)
         try:
-            self.seen_trees = seen_trees(v.version, seen_by_all(self.s), self.seen_trees or {})
+            self.seen_trees = seen_trees(v.version, seen_by_all(self.s),
+                                         self.s.options.max_garbage, self.seen_trees or {})
         finally:
             lk_view_unref(v)
             lk_store_leave(self.s)
@@ -447,12 +450,12 @@ cdef uint64_t seen_by_all(lk_store *s) except? 0:
     return oldest
 
 
-cdef dict version_tuples(const lk_version *v, uint64_t seen):
+cdef dict version_tuples(const lk_version *v, uint64_t seen, double max_garbage):
     """The version as nested tuples, as lsmkit.version.Version.from_raw takes them."""
-    return {tree: known[1] for tree, known in seen_trees(v, seen, {}).items()}
+    return {tree: known[1] for tree, known in seen_trees(v, seen, max_garbage, {}).items()}
 
 
-cdef dict seen_trees(const lk_version *v, uint64_t seen, dict known):
+cdef dict seen_trees(const lk_version *v, uint64_t seen, double max_garbage, dict known):
     """(number of its layout, nested tuples) of each tree; those that are as in `known` from there."""
     cdef const lk_tree_version *t
     cdef uint32_t tree
@@ -465,7 +468,7 @@ cdef dict seen_trees(const lk_version *v, uint64_t seen, dict known):
         if known_tree is None or known_tree[0] != t.number:
             # What has expired, and what all readers see, is counted anew each time.
             is_steady = seen == LK_SEQ_MAX and t.tombs == NULL and not has_deadlines(t)
-            known_tree = (t.number if is_steady else None, tree_tuple(t, seen))
+            known_tree = (t.number if is_steady else None, tree_tuple(t, seen, max_garbage))
         out[tree] = known_tree
     return out
 
@@ -478,13 +481,13 @@ cdef bint has_deadlines(const lk_tree_version *t) noexcept:
     return False
 
 
-cdef tuple tree_tuple(const lk_tree_version *t, uint64_t seen):
+cdef tuple tree_tuple(const lk_tree_version *t, uint64_t seen, double max_garbage):
     cdef uint32_t i, j
     ranges = []
     for i in range(t.range_count):
         runs = []
         for j in range(t.ranges[i].run_count):
-            runs.append(run_tuple(t, &t.ranges[i].runs[j], seen))
+            runs.append(run_tuple(t, &t.ranges[i].runs[j], seen, max_garbage))
         lower = PyBytes_FromStringAndSize(<const char *>t.ranges[i].lower.data,
                                           <Py_ssize_t>t.ranges[i].lower.len)
         ranges.append((lower, tuple(runs)))
@@ -514,7 +517,20 @@ cdef uint64_t due_us(const lk_table_meta *m, uint64_t now) noexcept:
     return 0
 
 
-cdef tuple run_tuple(const lk_tree_version *t, const lk_run *run, uint64_t seen):
+cdef uint64_t wasted_bytes(const lk_tree_version *t, const lk_table_meta *m, double max_garbage):
+    """Bytes of a table's values that stand in files of which too much is dead."""
+    cdef const lk_blob_item *item
+    cdef uint64_t n = 0
+    cdef uint32_t i
+    for i in range(m.blob_count):
+        item = lk_blob_files_find(t.blobs, m.blobs[i].file)
+        if item != NULL and lk_blob_item_is_wasteful(item, max_garbage):
+            n += m.blobs[i].bytes
+    return n
+
+
+cdef tuple run_tuple(const lk_tree_version *t, const lk_run *run, uint64_t seen,
+                     double max_garbage):
     cdef const lk_table_meta *m
     cdef uint32_t k
     cdef uint64_t now = lk_env_wall_us(lk_env_posix())
@@ -526,7 +542,7 @@ cdef tuple run_tuple(const lk_tree_version *t, const lk_run *run, uint64_t seen)
                        PyBytes_FromStringAndSize(<const char *>m.max_key, m.max_len),
                        m.seq_min, m.seq_max, expired_rows(m, now),
                        lk_tree_version_covered(t, run.tables[k], seen), m.seq_max <= seen,
-                       m.written, due_us(m, now)))
+                       m.written, due_us(m, now), wasted_bytes(t, m, max_garbage)))
     return run.level, run.stamp, tuple(tables)
 
 

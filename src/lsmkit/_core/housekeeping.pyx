@@ -16,7 +16,7 @@ cdef extern from "ingest.h" nogil:
 cdef extern from "repair.h" nogil:
     ctypedef struct lk_repair_report:
         bint changed, rebuilt
-        uint64_t tables, salvaged, lost, rows_kept, blocks_lost, records, log_lost, moved
+        uint64_t tables, salvaged, lost, rows_kept, blocks_lost, values_lost, records, log_lost, moved
     lk_status lk_store_repair(lk_env *env, const char *dir,
                               void (*note)(void *context, const char *line) noexcept,
                               void *context, lk_repair_report *out, lk_error *err)
@@ -84,6 +84,7 @@ def repair(bytes path):
         "lost": r.lost,
         "rows_kept": r.rows_kept,
         "blocks_lost": r.blocks_lost,
+        "values_lost": r.values_lost,
         "records": r.records,
         "log_lost": r.log_lost,
         "moved": r.moved,

@@ -71,7 +71,8 @@ def raw_stats(Handle h not None):
             "memory": memory,
             "disk_bytes": disk_bytes,
             "frozen": lk_store_frozen(h.s),
-            "version": version_tuples(v.version, seen_by_all(h.s)),
+            "version": version_tuples(v.version, seen_by_all(h.s), h.s.options.max_garbage),
+            "blobs": blobs_of(v),
             "range_tombstones": tombs_of(v),
             "history_bytes": lk_history_bytes(&h.s.history),
             "mapped": bool(h.s.mapped),
@@ -83,6 +84,23 @@ def raw_stats(Handle h not None):
     finally:
         lk_view_unref(v)
         lk_store_leave(h.s)
+
+
+cdef dict blobs_of(lk_view *v):
+    """Files of values: how many, their bytes, and those of them that tables refer to."""
+    cdef const lk_blob_files *files
+    cdef uint64_t count = 0, size = 0, live = 0
+    cdef uint32_t tree, i
+    for tree in range(v.version.tree_count):
+        if v.version.trees[tree] == NULL or v.version.trees[tree].blobs == NULL:
+            continue
+        files = v.version.trees[tree].blobs
+        for i in range(files.count):
+            count += 1
+            size += lk_blob_file_size(files.items[i].file)
+            # What stands in several ranges may be counted more than once.
+            live += min(files.items[i].bytes, lk_blob_file_size(files.items[i].file))
+    return {"files": count, "bytes": size, "live_bytes": live}
 
 
 cdef uint64_t tombs_of(lk_view *v):
@@ -123,10 +141,12 @@ def verify_store(Handle h not None):
     cdef lk_table_report report
     cdef lk_error err
     cdef lk_status st
-    cdef uint32_t i, records
-    cdef uint64_t log_bytes
+    cdef const lk_blob_files *files
+    cdef lk_blob_file *file
+    cdef uint32_t tree, i, records
+    cdef uint64_t log_bytes, values, size
     cdef const char *dir = h.s.dir
-    counts = {"files": 0, "blocks": 0, "rows": 0, "bytes": 0, "range_tombstones": 0}
+    counts = {"files": 0, "blocks": 0, "rows": 0, "values": 0, "bytes": 0, "range_tombstones": 0}
     errors = []
     h.enter()
     v = lk_store_view(h.s)
@@ -145,6 +165,19 @@ def verify_store(Handle h not None):
             counts["rows"] += report.rows
             counts["bytes"] += report.bytes
             note_error(errors, st, &err)
+        for tree in range(v.version.tree_count):
+            if v.version.trees[tree] == NULL or v.version.trees[tree].blobs == NULL:
+                continue
+            files = v.version.trees[tree].blobs
+            for i in range(files.count):
+                file = files.items[i].file
+                values = size = 0
+                with nogil:
+                    st = lk_blob_file_verify(file, &values, &size, &err)
+                counts["files"] += 1
+                counts["values"] += values
+                counts["bytes"] += size
+                note_error(errors, st, &err)
         for i in range(v.segment_count):
             segment = v.segments[i]
             records = lk_segment_visible(segment, LK_SEQ_MAX)
@@ -235,13 +268,25 @@ def dump_sst(bytes path not None, bint rows=False):
     return lines
 
 
+def dump_blob(bytes path not None):
+    """A file of values as lines of text: its header, and each record, checked."""
+    cdef list lines = []
+    cdef lk_error err
+    cdef lk_status st = lk_blob_dump(lk_env_posix(), path, print_line, <void *>lines, &err)
+    if st != LK_OK:
+        raise_error(&err)
+    return lines
+
+
 def approximate_size(Reader of not None, start, stop):
-    """Bytes of tables that hold keys in [start, stop), to the block; the log is not counted."""
+    """Bytes of tables that hold keys in [start, stop), to the block, and of the values that they refer
+    to, supposing that these are spread evenly; the log is not counted."""
     cdef lk_view *v
     cdef lk_table *table
     cdef lk_error err
     cdef lk_status st
-    cdef uint64_t total = 0, seq
+    cdef uint64_t seq
+    total = 0
     start, stop = bound(start, "start") or b"", bound(stop, "stop")
     v = of.pin(&seq)
     if stop is not None and stop <= start:
@@ -254,10 +299,17 @@ def approximate_size(Reader of not None, start, stop):
                 st = lk_table_load(table, &err)
             if st != LK_OK:
                 raise_error(&err)
-            total += place_of(table, stop) - place_of(table, start)
+            part = place_of(table, stop) - place_of(table, start)
+            total += part + values_of(table) * part // max(place_of(table, None), 1)
     finally:
         of.unpin(v)
     return total
+
+
+cdef object values_of(lk_table *table):
+    """Bytes of the values that a table refers to."""
+    cdef const lk_table_meta *m = lk_table_meta_of(table)
+    return sum([m.blobs[i].bytes for i in range(m.blob_count)])
 
 
 cdef list tables_of_tree(lk_view *v, uint32_t tree):

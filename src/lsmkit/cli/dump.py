@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 # How the files of a store are called: what a directory is searched for.
-ENDINGS = {"wal": ".log", "sst": ".sst"}
+ENDINGS = {"wal": ".log", "sst": ".sst", "blob": ".blob"}
 HEADER_BYTES = 64  # enough of a segment to tell whether it has a header
 
 
@@ -57,6 +57,16 @@ def sst(path: str, rows: bool, as_json: bool) -> int:
     from lsmkit._core.core import dump_sst
 
     return show_all(files(path, "sst"), lambda file: dump_sst(os.fsencode(file), rows), as_json)
+
+
+@dump.command()
+@click.argument("path", metavar="FILE|STORE")
+@json_option
+def blob(path: str, as_json: bool) -> int:
+    """Files of large values: header, and where each value stands."""
+    from lsmkit._core.core import dump_blob
+
+    return show_all(files(path, "blob"), lambda file: dump_blob(os.fsencode(file)), as_json)
 
 
 @dump.command()

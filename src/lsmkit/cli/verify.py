@@ -24,7 +24,7 @@ def verify(store: str, as_json: bool) -> int:
             report = db.verify()
     except lsmkit.CorruptionError as error:
         report = lsmkit.Verification(
-            files=0, blocks=0, rows=0, bytes=0, range_tombstones=0, errors=(error,)
+            files=0, blocks=0, rows=0, values=0, bytes=0, range_tombstones=0, errors=(error,)
         )
     if as_json:
         write_json(report.to_dict())

@@ -157,6 +157,32 @@ class Policy(Record):
                 return self._full_job(tree, r, options, inputs, "much of it is dead")
         return None
 
+    def move_values(self, tree: Tree, options: Options, busy: Sequence[Job]) -> Job | None:
+        """A job that moves values out of files of which too much is dead, so that these can go: a
+        table that refers to them is written anew in its place, which any merge would do as well."""
+        blocked: set[bytes] | None = None
+        for r in tree.ranges:
+            for run in r.runs:
+                wasted = [table for table in run.tables if table.wasted]
+                if not wasted:
+                    continue
+                if blocked is None:
+                    blocked = blocked_ranges(tree, busy)
+                if r.lower in blocked:
+                    break
+                return Job(
+                    tree=tree.tree,
+                    lower=r.lower,
+                    upper=r.upper,
+                    inputs=(wasted[0].file,),
+                    out_level=run.level,
+                    in_place=True,
+                    cut_bytes=options.table_bytes,
+                    compression=compression_of(options, run.level >= self.bottom(r)),
+                    reason="most of what its values stand among is dead",
+                )
+        return None
+
     def level_names(self, tree: Tree) -> dict[int, str]:
         """What the levels that hold tables are called, for people."""
         levels = sorted({run.level for r in tree.ranges for run in r.runs})

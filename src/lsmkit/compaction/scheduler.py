@@ -352,6 +352,7 @@ class Coordinator:
         policy = options.compaction
         job = policy.reclaim(seen.tree, options, busy)
         job = job or policy.pick(seen.tree, options, busy, now)
+        job = job or policy.move_values(seen.tree, options, busy)
         if not is_busy and not policy.by_age:
             seen.is_picked, seen.job = True, job
         return job

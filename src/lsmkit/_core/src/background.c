@@ -216,6 +216,7 @@ lk_table_options lk_store_table_options(lk_store *s, const lk_tree_shape *shape)
         .block_bytes = shape->block_bytes,
         .filter_bits = shape->filter_bits,
         .codec = shape->codec,
+        .blob_bytes = shape->blob_bytes,
         .limiter = s->options.rate_limit != 0 ? &s->limiter : NULL,
         .cancel = &s->cancel,
         .held = &s->writers_bytes,
@@ -435,6 +436,7 @@ lk_status lk_store_submit(lk_store *s, const lk_job *job, uint64_t *out_id, lk_e
     j->job.lower.data = lower;
     j->job.files = files;
     lk_trees *trees = lk_store_trees(s);
+    j->job.max_garbage = s->options.max_garbage;
     j->job.table = lk_store_table_options(s, lk_trees_shape(trees, job->tree));
     j->job.table.codec = job->table.codec;
     lk_trees_unref(trees);

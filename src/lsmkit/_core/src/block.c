@@ -178,7 +178,7 @@ static bool are_ends_good(const uint8_t *ends, uint8_t width, uint32_t rows, uin
     return good && from == bytes;
 }
 
-/* All are known, as many are deletes as it says, and values have the heads that their kinds ask for. */
+/* All are known, as many are deletes as it says, and values are as their kinds ask for. */
 static bool are_kinds_good(const lk_block_image *im)
 {
     uint32_t deletes = 0, bad = 0;
@@ -192,7 +192,7 @@ static bool are_kinds_good(const lk_block_image *im)
             from = to;
         }
         deletes += kind == LK_KIND_DELETE;
-        bad += !lk_kind_is_known(kind) || len < lk_kind_head_bytes((lk_kind)kind);
+        bad += !lk_kind_is_known(kind) || !lk_kind_fits((lk_kind)kind, len);
     }
     return bad == 0 && deletes == im->tombstones;
 }

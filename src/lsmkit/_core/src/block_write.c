@@ -116,7 +116,7 @@ static inline void copy_short(uint8_t *out, const uint8_t *in, size_t n)
 /* Counts a row that is no plain put. Cold: most are. */
 static __attribute__((noinline)) void note_special(lk_block_writer *w, const lk_row *row)
 {
-    LK_ASSERT(lk_kind_is_known(row->kind) && row->value_len >= lk_kind_head_bytes(row->kind));
+    LK_ASSERT(lk_kind_is_known(row->kind) && lk_kind_fits(row->kind, row->value_len));
     LK_ASSERT(row->kind != LK_KIND_DELETE || row->value_len == 0);
     w->specials++;
     w->tombstones += row->kind == LK_KIND_DELETE;

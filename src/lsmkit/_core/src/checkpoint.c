@@ -146,7 +146,7 @@ static lk_status older_check(const checkpoint *c, lk_error *err)
 static lk_status fresh_begin(checkpoint *c, lk_error *err)
 {
     static const lk_file_kind kinds[] = {LK_FILE_CURRENT, LK_FILE_CURRENT_NEXT, LK_FILE_MANIFEST,
-                                         LK_FILE_TABLE};
+                                         LK_FILE_TABLE, LK_FILE_BLOB};
     lk_status st = LK_OK;
     lk_names names = {0};
     int n = snprintf(c->dir, sizeof c->dir, "%s" MAKING, c->path);
@@ -196,13 +196,10 @@ static bool is_no_link(lk_status st, const lk_error *e)
             e->sys_errno == EOPNOTSUPP);
 }
 
-static lk_status table_bring(checkpoint *c, uint64_t file, lk_error *err)
+static lk_status file_bring(checkpoint *c, const char *from, const char *to, lk_error *err)
 {
     lk_status st = LK_OK;
-    char from[LK_PATH_MAX], to[LK_PATH_MAX];
     lk_error why = {0};
-    lk_table_path(c->source, file, from, sizeof from);
-    lk_table_path(c->dir, file, to, sizeof to);
     if (c->may_link) {
         st = lk_env_link(c->env, from, to, &why);
         if (st == LK_EXISTS) {
@@ -223,6 +220,28 @@ done:
     return st;
 }
 
+static lk_status table_bring(checkpoint *c, uint64_t file, lk_error *err)
+{
+    char from[LK_PATH_MAX], to[LK_PATH_MAX];
+    lk_table_path(c->source, file, from, sizeof from);
+    lk_table_path(c->dir, file, to, sizeof to);
+    return file_bring(c, from, to, err);
+}
+
+static lk_status blobs_bring(checkpoint *c, const lk_blob_files *files, lk_error *err)
+{
+    for (uint32_t i = 0; files != NULL && i < files->count; i++) {
+        char from[LK_PATH_MAX], to[LK_PATH_MAX];
+        uint64_t file = lk_blob_file_number(files->items[i].file);
+        if (c->older != NULL && lk_version_uses_blob(c->older_version, file)) continue;
+        lk_blob_path(c->source, file, from, sizeof from);
+        lk_blob_path(c->dir, file, to, sizeof to);
+        lk_status st = file_bring(c, from, to, err);
+        if (st != LK_OK) return st;
+    }
+    return LK_OK;
+}
+
 static lk_status tables_bring(checkpoint *c, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -233,6 +252,7 @@ static lk_status tables_bring(checkpoint *c, lk_error *err)
             bool there = c->older != NULL && version_file(c->older_version, tree, file) != NULL;
             if (!there) LK_TRY(table_bring(c, file, err));
         }
+        LK_TRY(blobs_bring(c, lk_version_blobs(c->version, tree), err));
     }
     LK_TRY(lk_env_sync_dir(c->env, c->dir, err));
 done:
@@ -260,7 +280,7 @@ static lk_status fresh_publish(checkpoint *c, lk_error *err)
     return st == LK_OK ? lk_env_sync_dir(c->env, parent, err) : st;
 }
 
-/* What `keep` does not name goes; tables only when nobody reads an older state. What stays does no
+/* What `keep` does not name goes; tables and files of values only when nobody reads an older state. What stays does no
  * harm: the next checkpoint tries again, and so does whoever opens this one to write. */
 static void rest_remove(const checkpoint *c, const lk_version *keep, uint64_t manifest)
 {
@@ -272,6 +292,7 @@ static void rest_remove(const checkpoint *c, const lk_version *keep, uint64_t ma
         char path[LK_PATH_MAX];
         lk_file_kind kind = lk_file_kind_of(names.names[i], &number);
         bool is_old = (kind == LK_FILE_TABLE && !are_read && !version_holds(keep, number)) ||
+                      (kind == LK_FILE_BLOB && !are_read && !lk_version_uses_blob(keep, number)) ||
                       (kind == LK_FILE_MANIFEST && number != manifest) ||
                       kind == LK_FILE_CURRENT_NEXT;
         if (is_old && lk_path_join(c->dir, names.names[i], path, NULL) == LK_OK) {

@@ -546,6 +546,7 @@ static void fill_parts(plan *p)
                                   .written_us = written_us,
                                   .snapshots = {p->snapshots, p->snapshot_count},
                                   .tombs = p->tree->tombs,
+                                  .blobs = p->tree->blobs,
                                   .bottom = bottom,
                                   .stop = &p->stop};
         if (i > 0) part->bounds.lower = p->part_lowers[i];
@@ -639,7 +640,7 @@ static void count_outputs(const plan *p, lk_job_result *out)
         out->merge_failures += part->merge_failures;
         for (uint32_t j = 0; j < part->table_count; j++) {
             out->rows_out += part->tables[j].rows;
-            out->bytes_out += part->tables[j].bytes;
+            out->bytes_out += lk_table_meta_written(&part->tables[j]);
         }
     }
 }

@@ -34,6 +34,7 @@ typedef struct lk_job {
                                 out_level afterwards; 0: never */
     uint64_t cut_bytes;     /* size of an output table */
     uint32_t parts;         /* at most so many pieces in parallel by key; 0 and 1: one */
+    double max_garbage;     /* values are moved out of files of which a larger share is dead */
     lk_table_options table; /* of the outputs */
 } lk_job;
 

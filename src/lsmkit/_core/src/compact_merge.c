@@ -18,6 +18,9 @@
  * the key. A table says up to which range tombstone this was done (`swept`), so that these can go.
  * A row under one keeps its sequence, which says that it is newer.
  *
+ * Values that stand apart stay where they are, and references to them are copied. Where most of their
+ * file is dead, they move into the file of the output (values_move).
+ *
  * Owns      merge, writer, rows collected.
  * Always    rows[group, count) are the kept versions of the key that came last; those before are
  *           whole groups.
@@ -40,7 +43,10 @@ enum {
 typedef struct compactor {
     lk_compact_part *part;
     lk_merge *merge;
+    lk_table_options table;
     lk_table_writer *writer; /* NULL: no table is begun */
+    bool moves_values;       /* out of some file */
+    lk_buffer value;         /* one that moves */
 
     lk_row *rows;
     uint32_t count, capacity, group;
@@ -96,8 +102,7 @@ static lk_status table_want(compactor *x, lk_error *err)
     }
     if (x->writer == NULL) {
         uint64_t file = lk_manifest_next_file(p->manifest);
-        LK_TRY(lk_table_writer_new(p->env, p->dir, file, p->job->tree, &p->job->table, &x->writer,
-                                   err));
+        LK_TRY(lk_table_writer_new(p->env, p->dir, file, p->job->tree, &x->table, &x->writer, err));
     }
 done:
     return st;
@@ -251,6 +256,79 @@ static inline lk_status close_group(compactor *x, lk_error *err)
     return LK_OK;
 }
 
+/* ---- values that move ---- */
+
+static bool moves(const compactor *x, const lk_row *row, lk_blob_ref *out)
+{
+    const lk_compact_part *p = x->part;
+    if (!lk_kind_is_blob(row->kind)) return false;
+    *out = lk_blob_ref_decode(row->value + lk_kind_head_bytes(row->kind));
+    const lk_blob_item *item = lk_blob_files_find(p->blobs, out->file);
+    return item != NULL && lk_blob_item_is_wasteful(item, p->job->max_garbage);
+}
+
+/* The row with its value, good until the next one is taken. */
+static lk_status value_take(compactor *x, lk_row *row, const lk_blob_ref *ref, lk_error *err)
+{
+    lk_status st = LK_OK;
+    uint32_t head = lk_kind_head_bytes(row->kind);
+    lk_bytes value;
+    size_t room;
+    LK_TRY(lk_blob_files_room(x->part->blobs, ref, &room, err));
+    x->value.len = 0;
+    LK_TRY(lk_buffer_reserve(&x->value, room, err));
+    LK_TRY(lk_blob_files_read(x->part->blobs, ref, x->value.data, &value, err));
+    /* The head goes before it, where bytes of the record stood. */
+    uint8_t *to = (uint8_t *)(uintptr_t)value.data - head;
+    memcpy(to, row->value, head);
+    row->value = to;
+    row->value_len = (uint32_t)value.len + head;
+    row->kind = LK_KIND_PUT | (row->kind & LK_KIND_UNTIL);
+done:
+    return st;
+}
+
+static bool is_of_new_key(const compactor *x, uint32_t i)
+{
+    const lk_row *row = &x->rows[i], *before = row - 1;
+    return i == 0 || !lk_bytes_equal(row->key, row->key_len, before->key, before->key_len);
+}
+
+/* The rows collected, one large value in memory at a time; a table may end before each of them. */
+static lk_status values_move(compactor *x, lk_error *err)
+{
+    lk_status st = LK_OK;
+    uint32_t written = 0;
+    x->hides |= x->batch_hides; /* which row it is is not known */
+    for (uint32_t i = 0; i < x->count; i++) {
+        lk_row row = x->rows[i];
+        lk_blob_ref ref;
+        if (!moves(x, &row, &ref)) continue;
+        if (i > written) {
+            LK_TRY(lk_table_writer_add(x->writer, x->rows + written, i - written, err));
+        }
+        if (is_of_new_key(x, i)) LK_TRY(table_want(x, err));
+        x->hides |= x->batch_hides;
+        LK_TRY(value_take(x, &row, &ref, err));
+        LK_TRY(lk_table_writer_add(x->writer, &row, 1, err));
+        written = i + 1;
+    }
+    if (x->count > written) {
+        LK_TRY(lk_table_writer_add(x->writer, x->rows + written, x->count - written, err));
+    }
+done:
+    return st;
+}
+
+static bool any_moves(const lk_compact_part *p)
+{
+    bool any = false;
+    for (uint32_t i = 0; p->blobs != NULL && i < p->blobs->count && !any; i++) {
+        any = lk_blob_item_is_wasteful(&p->blobs->items[i], p->job->max_garbage);
+    }
+    return any;
+}
+
 /* ---- batches ---- */
 
 static lk_status batch_write(compactor *x, lk_error *err)
@@ -260,7 +338,9 @@ static lk_status batch_write(compactor *x, lk_error *err)
     LK_TRY(check_stop(x->part, err));
     if (x->count > 0) {
         LK_TRY(table_want(x, err));
-        LK_TRY(lk_table_writer_add(x->writer, x->rows, x->count, err));
+        LK_TRY(LK_UNLIKELY(x->moves_values)
+                   ? values_move(x, err)
+                   : lk_table_writer_add(x->writer, x->rows, x->count, err));
         x->hides |= x->batch_hides;
     }
     x->batch_hides = false;
@@ -502,12 +582,15 @@ done:
 lk_status lk_compact_part_run(lk_compact_part *p, lk_error *err)
 {
     lk_status st = LK_OK;
-    compactor x = {.part = p, .batch_bytes_max = BATCH_BYTES};
+    compactor x = {.part = p, .batch_bytes_max = BATCH_BYTES, .table = p->job->table};
+    x.table.blobs = p->blobs;
+    x.moves_values = any_moves(p);
     /* Tables are cut between batches, so these must not be large beside tables. */
     if (p->job->cut_bytes / 8 < BATCH_BYTES) x.batch_bytes_max = p->job->cut_bytes / 8;
     const lk_snapshots *snapshots = &p->snapshots;
     x.visible_to_all = snapshots->count == 0 ? LK_SEQ_MAX : snapshots->seqs[snapshots->count - 1];
     lk_fold_init(&x.fold, p->view->settings, p->job->tree, p->now_us);
+    x.fold.blobs = p->blobs;
     LK_TRY(check_stop(p, err));
     LK_TRY(add_inputs(&x, err));
     for (;;) {
@@ -540,6 +623,7 @@ done:
     lk_table_writer_free(x.writer);
     lk_merge_free(x.merge);
     lk_fold_deinit(&x.fold);
+    lk_buffer_deinit(&x.value);
     free(x.rows);
     return st;
 }
@@ -547,12 +631,8 @@ done:
 void lk_compact_part_deinit(lk_compact_part *p, bool unlink)
 {
     for (uint32_t i = 0; i < p->table_count; i++) {
-        if (unlink) {
-            char path[LK_PATH_MAX];
-            lk_table_path(p->dir, p->tables[i].file, path, sizeof path);
-            /* The first error stands. A file that stays is swept away when the store is opened. */
-            (void)lk_env_unlink(p->env, path, NULL);
-        }
+        /* The first error stands. A file that stays is swept away when the store is opened. */
+        if (unlink) lk_table_unlink(p->env, p->dir, &p->tables[i]);
         lk_table_meta_deinit(&p->tables[i]);
     }
     free(p->tables);

@@ -32,9 +32,10 @@ typedef struct lk_compact_part {
     uint64_t now_us;
     uint64_t written_us; /* no row of the inputs was written later */
     lk_snapshots snapshots;
-    const lk_tombs *tombs; /* ranges that were deleted; NULL: none */
-    bool bottom;           /* no table below shares keys with the inputs */
-    atomic_bool *stop;     /* relaxed: another part has failed, so this one's work is for nothing */
+    const lk_tombs *tombs;      /* ranges that were deleted; NULL: none */
+    const lk_blob_files *blobs; /* where large values stand; NULL: none does */
+    bool bottom;                /* no table below shares keys with the inputs */
+    atomic_bool *stop; /* relaxed: another part has failed, so this one's work is for nothing */
 
     /* what came of it */
     lk_table_meta *tables; /* in key order */

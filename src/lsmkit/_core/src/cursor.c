@@ -6,7 +6,7 @@
  * over rows copy pointers, or whole columns, and ask nothing.
  *
  * Owns      see cursor.h. Blocks whose rows were given out are kept by the merge, values that were made
- *           of operands by the fold, and the merge of a range stays until the call after the one that
+ *           of operands, or read because they stand apart, by the fold, and the merge of a range stays until the call after the one that
  *           gave out its last row.
  * Errors    those of tables and memory; kept in `failure` and returned from then on.
  */
@@ -19,7 +19,8 @@
 #include "gap.h"
 
 enum {
-    KEPT_BLOCKS_MAX = 64, /* held for one call: 1 MiB where blocks have 16 KiB */
+    KEPT_BLOCKS_MAX = 64,     /* held for one call: 1 MiB where blocks have 16 KiB */
+    READ_BYTES_MAX = 1 << 20, /* of values that stand apart, for one call, unless one is larger */
     COLUMN_BYTES_MIN = 64 << 10,
     OFFSETS_MIN = 1024,
 };
@@ -160,6 +161,7 @@ lk_status lk_cursor_open(lk_view *view, uint32_t tree, uint64_t seq, const lk_bo
     c->seq = seq;
     c->reverse = reverse;
     lk_fold_init(&c->fold, view->settings, tree, 0);
+    c->fold.blobs = lk_version_blobs(view->version, tree);
     c->tree_version = lk_version_tree(view->version, tree);
     c->gaps.count = 0;
     c->cover = (lk_cover){0};
@@ -455,7 +457,7 @@ static taken take_several(lk_cursor *c, uint32_t max, piece *out)
     }
     if (LK_LIKELY(out->count > 0)) return TAKEN_ROWS;
     if (c->span_left == 0) return TAKEN_NONE;
-    /* The first that is not hidden is an operand. */
+    /* The first that is not hidden is an operand, or its value stands apart. */
     c->span_left--;
     out->first = special;
     out->count = 1;
@@ -581,12 +583,13 @@ static lk_status span_cover(lk_cursor *c, bool *out_dead, lk_error *err)
 }
 
 /* At most `max` rows more. False at the end (with `stay`, perhaps only of the range), or when more
- * than KEPT_BLOCKS_MAX blocks are kept. */
+ * than KEPT_BLOCKS_MAX blocks are kept, or large values. */
 static inline lk_status next_piece(lk_cursor *c, uint32_t max, bool stay, piece *out, bool *out_any,
                                    lk_error *err)
 {
     bool any = true;
     *out_any = false;
+    if (LK_UNLIKELY(stay && c->fold.made_bytes > READ_BYTES_MAX)) return LK_OK;
     for (;;) {
         if (c->span_left == 0) {
             if (LK_UNLIKELY(keeps_too_many(c))) {
@@ -705,6 +708,7 @@ lk_status lk_cursor_next(lk_cursor *c, lk_pair *out, size_t max, size_t *out_cou
 lk_status lk_cursor_count(lk_cursor *c, uint64_t *out, lk_error *err)
 {
     *out = 0;
+    c->fold.no_values = true; /* it goes to the end */
     if (LK_UNLIKELY(c->failed != LK_OK)) return cursor_failed(c, err);
     for (;;) {
         piece p;

@@ -33,7 +33,7 @@ void lk_cursor_close(lk_cursor *c); /* NULL is accepted */
 lk_status lk_cursor_seek(lk_cursor *c, const lk_bytes *key, bool reverse, lk_error *err);
 
 /* Up to `max` rows, in order; 0 at the end alone, but it may be fewer than `max` before it (where
- * one range of keys ends, or many blocks are held). They are good until the next call or close. An
+ * one range of keys ends, or many blocks or large values are held). They are good until the next call or close. An
  * error ends the scan: each later call returns it again. */
 lk_status lk_cursor_next(lk_cursor *c, lk_pair *out, size_t max, size_t *out_count, lk_error *err);
 
@@ -55,7 +55,7 @@ typedef struct lk_columns_out {
 
 lk_status lk_cursor_next_columns(lk_cursor *c, size_t max, lk_columns_out *out, lk_error *err);
 
-/* Counts the rows that are left, to the end. */
+/* Counts the rows that are left, to the end. Values that stand apart are not read. */
 lk_status lk_cursor_count(lk_cursor *c, uint64_t *out, lk_error *err);
 
 #endif

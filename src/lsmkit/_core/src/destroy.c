@@ -44,7 +44,7 @@ static lk_status is_store(lk_env *env, const char *dir, const lk_names *names, b
 static lk_status lost_remove(lk_env *env, const char *dir, lk_error *err)
 {
     static const lk_file_kind kinds[] = {LK_FILE_CURRENT, LK_FILE_MANIFEST, LK_FILE_TABLE,
-                                         LK_FILE_LOG};
+                                         LK_FILE_BLOB, LK_FILE_LOG};
     lk_status st = LK_OK;
     lk_names names = {0};
     char lost[LK_PATH_MAX];
@@ -65,8 +65,8 @@ done:
 static lk_status files_remove(lk_env *env, const char *dir, const lk_names *names, lk_error *err)
 {
     /* Manifests last: each proves, also alone, that the rest of the directory is a store's. */
-    static const lk_file_kind kinds[] = {LK_FILE_LOG, LK_FILE_TABLE, LK_FILE_CURRENT_NEXT,
-                                         LK_FILE_PULSE, LK_FILE_MANIFEST};
+    static const lk_file_kind kinds[] = {LK_FILE_LOG,          LK_FILE_TABLE, LK_FILE_BLOB,
+                                         LK_FILE_CURRENT_NEXT, LK_FILE_PULSE, LK_FILE_MANIFEST};
     lk_status st = LK_OK;
     LK_TRY(lk_files_remove(env, dir, names, LK_FILE_CURRENT, err));
     LK_TRY(lk_env_sync_dir(env, dir, err));

@@ -21,6 +21,10 @@ static uint64_t table_bytes(const lk_version *version)
         for (uint32_t j = 0; t != NULL && j < t->file_count; j++) {
             bytes += lk_table_meta_of(t->files[j].table)->bytes;
         }
+        const lk_blob_files *blobs = lk_version_blobs(version, i);
+        for (uint32_t j = 0; blobs != NULL && j < blobs->count; j++) {
+            bytes += lk_blob_file_size(blobs->items[j].file);
+        }
     }
     return bytes;
 }

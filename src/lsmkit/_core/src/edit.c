@@ -177,11 +177,7 @@ lk_status lk_edit_drop(lk_edit *e, uint32_t tree, lk_error *err)
 
 void lk_edit_unlink_added(const lk_edit *e, lk_env *env, const char *dir)
 {
-    for (size_t i = 0; i < e->add_count; i++) {
-        char path[LK_PATH_MAX];
-        lk_table_path(dir, e->adds[i].meta.file, path, sizeof path);
-        (void)lk_env_unlink(env, path, NULL);
-    }
+    for (size_t i = 0; i < e->add_count; i++) lk_table_unlink(env, dir, &e->adds[i].meta);
 }
 
 lk_status lk_edit_delete_range(lk_edit *e, const lk_tomb *range, lk_error *err)

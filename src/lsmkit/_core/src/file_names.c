@@ -35,6 +35,8 @@ lk_file_kind lk_file_kind_of(const char *name, uint64_t *out_number)
         number = strtoull(name, NULL, 10);
         lk_table_path("", number, path, sizeof path);
         if (gives_back(path, name)) kind = LK_FILE_TABLE;
+        lk_blob_path("", number, path, sizeof path);
+        if (gives_back(path, name)) kind = LK_FILE_BLOB;
         lk_segment_path("", number, path, sizeof path);
         if (gives_back(path, name)) kind = LK_FILE_LOG;
         if (number >= LK_FILE_MAX) kind = LK_FILE_OTHER;
@@ -81,6 +83,8 @@ lk_status lk_file_is_ours(lk_env *env, const char *dir, const char *name, bool *
         st = lk_manifest_read_current(env, dir, &number, err);
     } else if (kind == LK_FILE_TABLE) {
         st = lk_table_meta_read(env, path, &meta, err);
+    } else if (kind == LK_FILE_BLOB) {
+        st = lk_blob_header_check(env, path, err);
     } else if (kind == LK_FILE_LOG || kind == LK_FILE_MANIFEST) {
         LK_TRY(lk_env_open(env, path, LK_OPEN_READ, &file, err));
         st = kind == LK_FILE_LOG ? is_log(file, out, err) : is_manifest(file, number, out, err);

@@ -19,10 +19,11 @@ typedef enum lk_file_kind {
     LK_FILE_PULSE,
     LK_FILE_MANIFEST,
     LK_FILE_TABLE,
+    LK_FILE_BLOB,
     LK_FILE_LOG,
 } lk_file_kind;
 
-/* What a name says; `out_number` (may be NULL) is that of a manifest, table or log. Only the names
+/* What a name says; `out_number` (may be NULL) is that of a manifest, table, file of values or log. Only the names
  * that lsmkit itself makes: 7.sst is none, 000007.sst is one. */
 lk_file_kind lk_file_kind_of(const char *name, uint64_t *out_number);
 

@@ -77,6 +77,7 @@ static lk_status rows_write(flush *f, lk_error *err)
         options.block_bytes = f->shape->block_bytes;
         options.filter_bits = f->shape->filter_bits;
         options.codec = f->shape->codec;
+        options.blob_bytes = f->shape->blob_bytes;
         LK_TRY(lk_table_writer_new(f->in->env, f->in->dir, lk_manifest_next_file(f->in->manifest),
                                    f->tree, &options, &f->writer, err));
     }
@@ -111,7 +112,7 @@ static lk_status table_finish(flush *f, lk_error *err)
     if (f->unsynced_count == UNSYNCED_MAX) LK_TRY(files_sync(f, err));
     LK_TRY(lk_table_writer_hand_over(f->writer, &meta, &f->unsynced[f->unsynced_count], err));
     f->unsynced_count++;
-    f->result->bytes_out += meta.bytes;
+    f->result->bytes_out += lk_table_meta_written(&meta);
     meta.written = meta.made = f->in->now_us;
     if (f->tombs != NULL) {
         /* What snapshots still see is hidden by those alone that they do not see. */

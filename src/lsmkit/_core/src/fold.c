@@ -28,6 +28,7 @@ void lk_fold_clear(lk_fold *f)
 {
     for (uint32_t i = 0; i < f->made_count; i++) lk_buffer_deinit(&f->made[i]);
     f->made_count = 0;
+    f->made_bytes = 0;
 }
 
 void lk_fold_deinit(lk_fold *f)
@@ -70,6 +71,7 @@ static void decide(lk_fold *f, const lk_bytes *base)
 {
     f->is_decided = true;
     f->has_base = base != NULL;
+    f->is_apart = false;
     if (base != NULL) f->base = *base;
 }
 
@@ -105,6 +107,11 @@ static lk_status gather(lk_fold *f, lk_kind kind, lk_bytes value, bool is_clear,
     case LK_KIND_DELETE:
         decide(f, NULL);
         break;
+    case LK_KIND_BLOB:
+    case LK_KIND_BLOB_UNTIL:
+        decide(f, &content);
+        f->is_apart = true;
+        break;
     default:
         decide(f, &content);
         break;
@@ -116,7 +123,7 @@ done:
 static void gather_begin(lk_fold *f)
 {
     f->count = 0;
-    f->is_fixed = f->is_decided = f->has_base = false;
+    f->is_fixed = f->is_decided = f->has_base = f->is_apart = false;
 }
 
 /* ---- results ---- */
@@ -144,6 +151,23 @@ static void reverse_operands(lk_fold *f)
     }
 }
 
+/* The value that the base refers to takes its place. */
+static lk_status read_base(lk_fold *f, lk_error *err)
+{
+    lk_status st = LK_OK;
+    lk_buffer *b = NULL;
+    size_t room;
+    lk_blob_ref ref = lk_blob_ref_decode(f->base.data);
+    LK_TRY(lk_blob_files_room(f->blobs, &ref, &room, err));
+    LK_TRY(made_new(f, 0, &b, err));
+    LK_TRY(lk_buffer_reserve(b, room, err));
+    LK_TRY(lk_blob_files_read(f->blobs, &ref, b->data, &f->base, err));
+    f->made_bytes += room;
+    f->is_apart = false;
+done:
+    return st;
+}
+
 /* What the operands make, behind a head of `head_bytes`; `is_value`: over the base, else of each
  * other. */
 static lk_status make(lk_fold *f, const uint8_t *head, size_t head_bytes, bool is_value,
@@ -158,6 +182,7 @@ static lk_status make(lk_fold *f, const uint8_t *head, size_t head_bytes, bool i
     }
     reverse_operands(f);
     if (is_value) {
+        if (f->is_apart) LK_TRY(read_base(f, err));
         LK_TRY(f->op->full(f->op, f->has_base ? &f->base : NULL, f->operands, f->count, &content,
                            err));
     } else {
@@ -213,9 +238,13 @@ lk_status lk_fold_take(lk_fold *f, lk_kind kind, lk_bytes value, uint64_t seq, b
 
 lk_status lk_fold_value(lk_fold *f, bool *out_found, lk_bytes *out, lk_error *err)
 {
-    *out = f->base;
-    *out_found = f->has_base;
-    if (f->count == 0) return LK_OK;
+    lk_status st = LK_OK;
+    if (f->count == 0) {
+        if (f->is_apart && !f->no_values) st = read_base(f, err);
+        *out = f->base;
+        *out_found = f->has_base;
+        return st;
+    }
     *out_found = true;
     return make(f, NULL, 0, true, out, err);
 }

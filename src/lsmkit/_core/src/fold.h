@@ -14,14 +14,15 @@
  * matter what was flushed or compacted when. What is still to come decides what must wait: an operand
  * over a value with a deadline stays beside it, because after the deadline it stands alone.
  *
- * Owns      the values that it made, until lk_fold_clear.
+ * Owns      the values that it made or read, until lk_fold_clear.
  * Callers   view.c and cursor.c read; flush.c and compact_merge.c write.
- * Threads   belongs to one thread. May block, in an operator.
- * Errors    of a read: the operator's. Writing leaves versions that cannot be folded as they are.
+ * Threads   belongs to one thread. May block, in an operator and to read a value that stands apart.
+ * Errors    of a read: the operator's, and those of files. Writing leaves versions that cannot be folded as they are.
  */
 #ifndef LK_FOLD_H
 #define LK_FOLD_H
 
+#include "blob.h"
 #include "operator.h"
 #include "row.h"
 #include "settings.h"
@@ -30,6 +31,7 @@ typedef struct lk_fold {
     /* fixed */
     const lk_operator *op; /* NULL: none */
     lk_env *env;
+    const lk_blob_files *blobs; /* where values stand apart; set by who reads tables. Borrowed */
 
     uint64_t now_us; /* 0: the clock was not asked yet */
     uint64_t cover;  /* of the key that is read */
@@ -40,11 +42,14 @@ typedef struct lk_fold {
     bool is_fixed;   /* the time at which older versions are looked at is known: `tau` */
     bool is_decided; /* nothing older matters: `base`, where there is one, is the oldest */
     bool has_base;
+    bool is_apart;  /* the base is a reference to a value that was not read */
+    bool no_values; /* who asks wants to know only whether there is one: nothing is read for it */
     uint64_t tau;
     lk_bytes base;
 
     lk_buffer *made;
     uint32_t made_count, made_capacity;
+    size_t made_bytes; /* of values that were read */
 
     uint64_t failures; /* of the operator, while writing; `failure` is the first */
     lk_error failure;
@@ -67,7 +72,7 @@ uint64_t lk_fold_now(lk_fold *f);
 void lk_fold_begin(lk_fold *f, uint64_t cover);
 lk_status lk_fold_take(lk_fold *f, lk_kind kind, lk_bytes value, uint64_t seq, bool *out_decided,
                        lk_error *err);
-/* The value, and whether there is one. It is one of those taken, or one that was made. */
+/* The value, and whether there is one. It is one of those taken, or one that was made or read. */
 lk_status lk_fold_value(lk_fold *f, bool *out_found, lk_bytes *out, lk_error *err);
 
 /* ---- writing ---- */
@@ -82,7 +87,7 @@ static inline bool lk_fold_wants(const lk_snapshots *s, lk_kind last, uint64_t s
 /* Folds the versions of one key, newest first, in place: `*count` of them before and after. Versions
  * of a sequence below `cover` are dead for every reader. `is_oldest`: there is no older version
  * anywhere; `is_newest`: nor is there a newer one, written before now, outside of these.
- * LK_NOMEM alone; what the operator could not do is counted in `failures`. */
+ * Values that stand apart are read only where operands meet them. LK_NOMEM alone; what the operator could not do is counted in `failures`. */
 lk_status lk_fold_rows(lk_fold *f, lk_row *rows, uint32_t *count, const lk_snapshots *snapshots,
                        uint64_t cover, bool is_oldest, bool is_newest, lk_error *err);
 

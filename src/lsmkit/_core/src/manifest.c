@@ -64,6 +64,12 @@ typedef struct old_properties {
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+/* Behind all files of values that the table uses. */
+static uint64_t blobs_end(const lk_table_meta *m)
+{
+    return m->blob_count == 0 ? 0 : m->blobs[m->blob_count - 1].file + 1;
+}
+
 /* What an edit says beside tables and properties. Marks only rise. */
 static void state_apply(lk_manifest_state *s, const lk_edit *e)
 {
@@ -77,6 +83,7 @@ static void state_apply(lk_manifest_state *s, const lk_edit *e)
     for (size_t i = 0; i < e->add_count; i++) {
         s->next_file = larger(s->next_file, e->adds[i].meta.file + 1);
         s->next_file = larger(s->next_file, e->adds[i].stamp + 1);
+        s->next_file = larger(s->next_file, blobs_end(&e->adds[i].meta));
     }
 }
 
@@ -130,6 +137,7 @@ static lk_status replay_base(replay *r, const lk_manifest_line *line, lk_error *
         const lk_edit_add *add = &line->edit.adds[i];
         LK_TRY(lk_version_build_define(r->build, &add->meta, add->level, add->stamp, err));
         r->state.next_file = larger(r->state.next_file, larger(add->meta.file, add->stamp) + 1);
+        r->state.next_file = larger(r->state.next_file, blobs_end(&add->meta));
     }
     for (size_t i = 0; i < line->range_count; i++) {
         const lk_manifest_range *g = &line->ranges[i];

@@ -524,3 +524,20 @@ bool lk_json_skip(lk_json_reader *r)
         return lk_json_read_u64(r, &number);
     }
 }
+
+bool lk_json_first_time(lk_json_reader *r, uint32_t *seen, uint32_t bit)
+{
+    if ((*seen & bit) != 0) return lk_json_fault(r, "a name stands twice");
+    *seen |= bit;
+    return true;
+}
+
+bool lk_json_read_u32(lk_json_reader *r, uint32_t max, uint32_t *out)
+{
+    uint64_t value;
+    *out = 0;
+    if (!lk_json_read_u64(r, &value)) return false;
+    if (value > max) return lk_json_fault(r, "a number is out of its range");
+    *out = (uint32_t)value;
+    return true;
+}

@@ -80,11 +80,15 @@ bool lk_json_member(lk_json_reader *r, lk_bytes *out_name);
 /* The same of arrays: true when there is another value. */
 bool lk_json_element(lk_json_reader *r);
 bool lk_json_read_u64(lk_json_reader *r, uint64_t *out);
+bool lk_json_read_u32(lk_json_reader *r, uint32_t max, uint32_t *out); /* a larger one is a fault */
 bool lk_json_read_bool(lk_json_reader *r, bool *out);
 /* Points into the text; a zero byte stands behind it. It may hold zero bytes itself. */
 bool lk_json_read_string(lk_json_reader *r, lk_bytes *out);
 bool lk_json_read_hex(lk_json_reader *r, lk_bytes *out);
 bool lk_json_skip(lk_json_reader *r); /* any value */
+
+/* A name that stands twice in one object is a fault: which one would hold? `bit` is the name's. */
+bool lk_json_first_time(lk_json_reader *r, uint32_t *seen, uint32_t bit);
 
 static inline bool lk_json_is(lk_bytes name, const char *word)
 {

@@ -4,42 +4,11 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "manifest_table.h"
 
 enum { RANGE_FILES_MAX = 4096 }; /* of one object; a range with more has several */
 
 /* ---- writing ---- */
-
-static void write_table(lk_json_writer *w, const lk_table_meta *meta, uint32_t level,
-                        uint64_t stamp)
-{
-    char nonce[17] = {0};
-    lk_hex16_write(meta->nonce, nonce);
-    lk_json_open(w, '{');
-    lk_json_field(w, "tree", meta->tree);
-    lk_json_field(w, "file", meta->file);
-    lk_json_field(w, "level", level);
-    lk_json_field(w, "stamp", stamp);
-    lk_json_field(w, "bytes", meta->bytes);
-    lk_json_field(w, "rows", meta->rows);
-    lk_json_field(w, "tombstones", meta->tombstones);
-    if (meta->operands > 0) lk_json_field(w, "operands", meta->operands);
-    if (meta->deadlines > 0) {
-        lk_json_field(w, "deadlines", meta->deadlines);
-        lk_json_field(w, "deadline_min", meta->deadline_min);
-        lk_json_field(w, "deadline_max", meta->deadline_max);
-    }
-    lk_json_field(w, "raw_bytes", meta->raw_bytes);
-    lk_json_field(w, "seq_min", meta->seq_min);
-    lk_json_field(w, "seq_max", meta->seq_max);
-    if (meta->written != 0) lk_json_field(w, "written", meta->written);
-    if (meta->made != 0 && meta->deadlines > 0) lk_json_field(w, "made", meta->made);
-    if (meta->swept != 0) lk_json_field(w, "swept", meta->swept);
-    lk_json_name(w, "nonce");
-    lk_json_write_string(w, nonce);
-    lk_json_field_hex(w, "min", meta->min_key, meta->min_len);
-    lk_json_field_hex(w, "max", meta->max_key, meta->max_len);
-    lk_json_close(w, '}');
-}
 
 /* Numbers that are 0 are left out: 0 is what their absence means. */
 static void write_state(lk_json_writer *w, const lk_manifest_state *s)
@@ -158,7 +127,7 @@ void lk_manifest_line_edit(lk_json_writer *w, const lk_edit *e, const lk_manifes
         lk_json_name(w, "add");
         lk_json_open(w, '[');
         for (size_t i = 0; i < e->add_count; i++) {
-            write_table(w, &e->adds[i].meta, e->adds[i].level, e->adds[i].stamp);
+            lk_manifest_table_write(w, &e->adds[i].meta, e->adds[i].level, e->adds[i].stamp);
         }
         lk_json_close(w, ']');
     }
@@ -245,7 +214,8 @@ static lk_status base_tables(base_writer *b, const lk_version *v, lk_error *err)
     qsort(files, count, sizeof *files, by_number);
     for (size_t i = 0; i < count; i++) {
         LK_TRY(begin_item(b, "tables", false, err));
-        write_table(&b->w, lk_table_meta_of(files[i]->table), files[i]->level, files[i]->stamp);
+        lk_manifest_table_write(&b->w, lk_table_meta_of(files[i]->table), files[i]->level,
+                                files[i]->stamp);
     }
 done:
     free(files);
@@ -366,41 +336,6 @@ void lk_manifest_line_deinit(lk_manifest_line *line)
     lk_manifest_line_init(line);
 }
 
-/* A name that stands twice in one object is a fault: which one would hold? */
-static bool first_time(lk_json_reader *r, uint32_t *seen, uint32_t bit)
-{
-    if ((*seen & bit) != 0) return lk_json_fault(r, "a name stands twice");
-    *seen |= bit;
-    return true;
-}
-
-static bool read_u32(lk_json_reader *r, uint32_t max, uint32_t *out)
-{
-    uint64_t value;
-    *out = 0;
-    if (!lk_json_read_u64(r, &value)) return false;
-    if (value > max) return lk_json_fault(r, "a number is out of its range");
-    *out = (uint32_t)value;
-    return true;
-}
-
-static bool read_key(lk_json_reader *r, lk_bytes *out)
-{
-    if (!lk_json_read_hex(r, out)) return false;
-    return out->len <= LK_KEY_BYTES_MAX || lk_json_fault(r, "a key is too long");
-}
-
-static bool read_nonce(lk_json_reader *r, uint64_t *out)
-{
-    lk_bytes text;
-    *out = 0;
-    if (!lk_json_read_string(r, &text)) return false;
-    if (text.len != 16 || !lk_hex16_read(text.data, out)) {
-        return lk_json_fault(r, "a nonce is not 16 hexadecimal digits");
-    }
-    return true;
-}
-
 /* What small objects are read into: cuts, removes, ranges use some of the fields. */
 typedef struct place {
     uint32_t tree;
@@ -437,13 +372,14 @@ static lk_status read_place(lk_json_reader *r, const char *key_name, uint32_t wa
     if (!lk_json_enter(r, '{')) return LK_OK;
     while (lk_json_member(r, &name)) {
         if (lk_json_is(name, "tree")) {
-            (void)(first_time(r, &seen, SEEN_TREE) && read_u32(r, LK_TREE_MAX - 1, &out->tree));
+            (void)(lk_json_first_time(r, &seen, SEEN_TREE) &&
+                   lk_json_read_u32(r, LK_TREE_MAX - 1, &out->tree));
         } else if (lk_json_is(name, key_name)) {
-            (void)(first_time(r, &seen, SEEN_KEY) && read_key(r, &out->key));
+            (void)(lk_json_first_time(r, &seen, SEEN_KEY) && lk_manifest_read_key(r, &out->key));
         } else if ((wanted & SEEN_FILE) != 0 && lk_json_is(name, "file")) {
-            (void)(first_time(r, &seen, SEEN_FILE) && lk_json_read_u64(r, &out->file));
+            (void)(lk_json_first_time(r, &seen, SEEN_FILE) && lk_json_read_u64(r, &out->file));
         } else if ((wanted & SEEN_FILES) != 0 && lk_json_is(name, "files")) {
-            if (first_time(r, &seen, SEEN_FILES)) LK_TRY(read_files(r, line, err));
+            if (lk_json_first_time(r, &seen, SEEN_FILES)) LK_TRY(read_files(r, line, err));
         } else {
             (void)lk_json_skip(r);
         }
@@ -506,114 +442,20 @@ done:
     return st;
 }
 
-enum {
-    TABLE_TREE = 1 << 0,
-    TABLE_FILE = 1 << 1,
-    TABLE_LEVEL = 1 << 2,
-    TABLE_STAMP = 1 << 3,
-    TABLE_BYTES = 1 << 4,
-    TABLE_ROWS = 1 << 5,
-    TABLE_TOMBSTONES = 1 << 6,
-    TABLE_RAW_BYTES = 1 << 7,
-    TABLE_SEQ_MIN = 1 << 8,
-    TABLE_SEQ_MAX = 1 << 9,
-    TABLE_NONCE = 1 << 10,
-    TABLE_MIN = 1 << 11,
-    TABLE_MAX = 1 << 12,
-    TABLE_ALL = (1 << 13) - 1, /* those that must be there */
-    TABLE_OPERANDS = 1 << 13,
-    TABLE_DEADLINES = 1 << 14,
-    TABLE_DEADLINE_MIN = 1 << 15,
-    TABLE_DEADLINE_MAX = 1 << 16,
-    TABLE_SWEPT = 1 << 17,
-    TABLE_WRITTEN = 1 << 18,
-    TABLE_MADE = 1 << 19,
-};
-
-/* A member that is a plain 64-bit number: where it goes, and its bit. */
-static uint64_t *table_number(lk_bytes name, lk_table_meta *m, uint64_t *stamp, uint32_t *out_bit)
-{
-    struct {
-        const char *name;
-        uint64_t *value;
-        uint32_t bit;
-    } numbers[] = {
-        {"file", &m->file, TABLE_FILE},
-        {"stamp", stamp, TABLE_STAMP},
-        {"bytes", &m->bytes, TABLE_BYTES},
-        {"rows", &m->rows, TABLE_ROWS},
-        {"tombstones", &m->tombstones, TABLE_TOMBSTONES},
-        {"operands", &m->operands, TABLE_OPERANDS},
-        {"deadlines", &m->deadlines, TABLE_DEADLINES},
-        {"deadline_min", &m->deadline_min, TABLE_DEADLINE_MIN},
-        {"deadline_max", &m->deadline_max, TABLE_DEADLINE_MAX},
-        {"raw_bytes", &m->raw_bytes, TABLE_RAW_BYTES},
-        {"seq_min", &m->seq_min, TABLE_SEQ_MIN},
-        {"seq_max", &m->seq_max, TABLE_SEQ_MAX},
-        {"swept", &m->swept, TABLE_SWEPT},
-        {"written", &m->written, TABLE_WRITTEN},
-        {"made", &m->made, TABLE_MADE},
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        if (!lk_json_is(name, numbers[i].name)) continue;
-        *out_bit = numbers[i].bit;
-        return numbers[i].value;
-    }
-    return NULL;
-}
-
-/* `out`'s keys point into the text. */
-static void read_table(lk_json_reader *r, lk_table_meta *out, uint32_t *out_level,
-                       uint64_t *out_stamp)
-{
-    lk_bytes name, min = {NULL, 0}, max = {NULL, 0};
-    uint32_t seen = 0, bit;
-    memset(out, 0, sizeof *out);
-    *out_level = 0;
-    *out_stamp = 0;
-    if (!lk_json_enter(r, '{')) return;
-    while (lk_json_member(r, &name)) {
-        uint64_t *number = table_number(name, out, out_stamp, &bit);
-        if (number != NULL) {
-            (void)(first_time(r, &seen, bit) && lk_json_read_u64(r, number));
-        } else if (lk_json_is(name, "tree")) {
-            (void)(first_time(r, &seen, TABLE_TREE) && read_u32(r, LK_TREE_MAX - 1, &out->tree));
-        } else if (lk_json_is(name, "level")) {
-            (void)(first_time(r, &seen, TABLE_LEVEL) && read_u32(r, LK_LEVEL_LAST, out_level));
-        } else if (lk_json_is(name, "nonce")) {
-            (void)(first_time(r, &seen, TABLE_NONCE) && read_nonce(r, &out->nonce));
-        } else if (lk_json_is(name, "min")) {
-            (void)(first_time(r, &seen, TABLE_MIN) && read_key(r, &min));
-        } else if (lk_json_is(name, "max")) {
-            (void)(first_time(r, &seen, TABLE_MAX) && read_key(r, &max));
-        } else {
-            (void)lk_json_skip(r);
-        }
-    }
-    if (r->fault == NULL && (seen & TABLE_ALL) != TABLE_ALL) {
-        (void)lk_json_fault(r, "a member of a table is missing before");
-    }
-    out->min_key = r->text + (min.data == NULL ? 0 : min.data - r->text);
-    out->max_key = r->text + (max.data == NULL ? 0 : max.data - r->text);
-    out->min_len = (uint32_t)min.len;
-    out->max_len = (uint32_t)max.len;
-}
-
 static lk_status read_tables(lk_json_reader *r, lk_manifest_line *line, lk_error *err)
 {
     lk_status st = LK_OK;
-    lk_table_meta meta, copy = {0};
+    lk_table_meta meta = {0};
     uint32_t level;
     uint64_t stamp;
     if (!lk_json_enter(r, '[')) return LK_OK;
     while (lk_json_element(r)) {
-        read_table(r, &meta, &level, &stamp);
+        LK_TRY(lk_manifest_table_read(r, &meta, &level, &stamp, err));
         if (r->fault != NULL) break;
-        LK_TRY(lk_table_meta_copy(&meta, &copy, err));
-        LK_TRY(lk_edit_add_table(&line->edit, &copy, level, stamp, NULL, err));
+        LK_TRY(lk_edit_add_table(&line->edit, &meta, level, stamp, NULL, err));
     }
 done:
-    lk_table_meta_deinit(&copy);
+    lk_table_meta_deinit(&meta);
     return st;
 }
 
@@ -628,13 +470,16 @@ static void read_delete(lk_json_reader *r, lk_tomb *out)
     if (!lk_json_enter(r, '{')) return;
     while (lk_json_member(r, &name)) {
         if (lk_json_is(name, "tree")) {
-            (void)(first_time(r, &seen, DELETE_TREE) && read_u32(r, LK_TREE_MAX - 1, &out->tree));
+            (void)(lk_json_first_time(r, &seen, DELETE_TREE) &&
+                   lk_json_read_u32(r, LK_TREE_MAX - 1, &out->tree));
         } else if (lk_json_is(name, "start")) {
-            (void)(first_time(r, &seen, DELETE_START) && read_key(r, &out->start));
+            (void)(lk_json_first_time(r, &seen, DELETE_START) &&
+                   lk_manifest_read_key(r, &out->start));
         } else if (lk_json_is(name, "stop")) {
-            (void)(first_time(r, &seen, DELETE_STOP) && read_key(r, &out->stop));
+            (void)(lk_json_first_time(r, &seen, DELETE_STOP) &&
+                   lk_manifest_read_key(r, &out->stop));
         } else if (lk_json_is(name, "seq")) {
-            (void)(first_time(r, &seen, DELETE_SEQ) && lk_json_read_u64(r, &out->seq));
+            (void)(lk_json_first_time(r, &seen, DELETE_SEQ) && lk_json_read_u64(r, &out->seq));
         } else {
             (void)lk_json_skip(r);
         }
@@ -714,7 +559,7 @@ static lk_status read_drops(lk_json_reader *r, lk_manifest_line *line, lk_error 
     uint32_t tree;
     if (!lk_json_enter(r, '[')) return LK_OK;
     while (lk_json_element(r)) {
-        if (!read_u32(r, LK_TREE_MAX - 1, &tree)) break;
+        if (!lk_json_read_u32(r, LK_TREE_MAX - 1, &tree)) break;
         LK_TRY(lk_edit_drop(&line->edit, tree, err));
     }
 done:
@@ -858,7 +703,7 @@ lk_status lk_manifest_line_read(void *text, size_t len, const char *path, uint64
     for (bool first = true; lk_json_member(&r, &name); first = false) {
         int member = 0;
         while (member < MEMBERS && !lk_json_is(name, MEMBER_NAMES[member].name)) member++;
-        if (member < MEMBERS && !first_time(&r, &seen, 1u << member)) break;
+        if (member < MEMBERS && !lk_json_first_time(&r, &seen, 1u << member)) break;
         if (member < MEMBERS) out->kinds |= MEMBER_NAMES[member].kinds;
         if (member != MEMBER_FORMAT) {
             LK_TRY(read_member(&r, member, out, err));

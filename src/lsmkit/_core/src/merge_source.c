@@ -196,14 +196,14 @@ static bool settle_block(const lk_walk *w, lk_source *s)
     return true;
 }
 
-/* A block need not be read yet when all of it is in bounds and it is known to have plain puts alone
- * and, as all its rows have one sequence, no two versions of a key. */
+/* A block need not be read yet when all of it is in bounds and it is known to have plain puts alone,
+ * with their values, and, as all its rows have one sequence, no two versions of a key. */
 static bool may_stay_closed(const lk_walk *w, const lk_source *s)
 {
     const lk_table_meta *meta = lk_table_meta_of(s->table);
     return w->closed && s->block_index != s->clip_low && s->block_index != s->clip_high &&
            meta->tombstones == 0 && meta->operands == 0 && meta->deadlines == 0 &&
-           meta->seq_min == meta->seq_max;
+           meta->blob_count == 0 && meta->seq_min == meta->seq_max;
 }
 
 /* Stands before the block with the greatest key that its rows are known not to be less than. */

@@ -253,12 +253,16 @@ lk_status lk_readers_init(lk_readers *r, lk_env *env, const char *dir, lk_error 
 }
 
 /* Of a version that is read elsewhere, when its owner goes. */
-static void tables_keep(const lk_version *v)
+static void files_keep(const lk_version *v)
 {
     for (uint32_t t = 0; t < v->tree_count; t++) {
         const lk_tree_version *tree = v->trees[t];
         for (uint32_t i = 0; tree != NULL && i < tree->file_count; i++) {
             lk_table_keep(tree->files[i].table);
+        }
+        const lk_blob_files *blobs = lk_version_blobs(v, t);
+        for (uint32_t i = 0; blobs != NULL && i < blobs->count; i++) {
+            lk_blob_file_keep(blobs->items[i].file);
         }
     }
 }
@@ -267,12 +271,13 @@ void lk_readers_deinit(lk_readers *r)
 {
     lk_readers_sweep(r);
     for (size_t i = 0; i < r->held_count; i++) {
-        tables_keep(r->held[i]);
+        files_keep(r->held[i]);
         lk_version_unref(r->held[i]);
     }
-    if (r->found != NULL) tables_keep(r->found);
+    if (r->found != NULL) files_keep(r->found);
     lk_version_unref(r->found);
     free(r->held);
+    for (size_t i = 0; i < r->left_count; i++) free(r->left[i]);
     free(r->left);
     free(r->dir);
     lk_lock_deinit(&r->lock);
@@ -299,7 +304,7 @@ void lk_readers_hold(lk_readers *r, lk_version *old)
         lk_version_ref(old);
         r->held[r->held_count++] = old;
     } else {
-        tables_keep(old); /* no memory: the files stay, and the next owner removes them */
+        files_keep(old); /* no memory: the files stay, and the next owner removes them */
     }
     lk_lock_release(&r->lock);
 }
@@ -327,14 +332,16 @@ bool lk_readers_arrive(lk_readers *r)
     return p.everything;
 }
 
-lk_status lk_readers_leave(lk_readers *r, uint64_t file, lk_error *err)
+lk_status lk_readers_leave(lk_readers *r, const char *path, lk_error *err)
 {
     lk_status st = LK_OK;
+    char *copy = strdup(path);
+    if (copy == NULL) return lk_fail_nomem(err, strlen(path));
     LK_ASSERT(r->found != NULL);
     lk_lock_acquire(&r->lock);
     if (r->left_count == r->left_capacity) {
         size_t more = r->left_capacity == 0 ? 16 : r->left_capacity * 2;
-        uint64_t *grown = realloc(r->left, more * sizeof *grown);
+        char **grown = realloc(r->left, more * sizeof *grown);
         if (grown == NULL) {
             st = lk_fail_nomem(err, more * sizeof *grown);
             goto done;
@@ -342,9 +349,11 @@ lk_status lk_readers_leave(lk_readers *r, uint64_t file, lk_error *err)
         r->left = grown;
         r->left_capacity = more;
     }
-    r->left[r->left_count++] = file;
+    r->left[r->left_count++] = copy;
+    copy = NULL;
 done:
     lk_lock_release(&r->lock);
+    free(copy);
     return st;
 }
 
@@ -369,7 +378,6 @@ void lk_readers_sweep(lk_readers *r)
 {
     pins p;
     lk_version *free_of[64];
-    char path[PATH_BYTES];
     lk_lock_acquire(&r->lock);
     size_t seen = r->held_count;
     bool idle = seen == 0 && r->found == NULL;
@@ -383,8 +391,8 @@ void lk_readers_sweep(lk_readers *r)
     if (found != NULL) {
         r->found = NULL;
         for (size_t i = 0; i < r->left_count; i++) {
-            lk_table_path(r->dir, r->left[i], path, sizeof path);
-            (void)lk_env_unlink(r->env, path, NULL);
+            (void)lk_env_unlink(r->env, r->left[i], NULL);
+            free(r->left[i]);
         }
         r->left_count = 0;
     }

@@ -6,7 +6,7 @@
  *   readers/9c1f0e7a52b3d846.pin      the versions that it reads; FORMAT.md has the bytes
  *
  * The owner looks there after each edit: if somebody may read the version before it, it holds that
- * version, and with it all of its tables, until nobody does. A reader whose lock is free is dead, and
+ * version, and with it all of its files, until nobody does. A reader whose lock is free is dead, and
  * its files are removed. While a reader opens the store or moves on, it pins everything, and then log
  * files are not recycled or removed either.
  *
@@ -49,7 +49,7 @@ typedef struct lk_readers {
     lk_version **held; /* replaced, and perhaps read by somebody; with a reference each */
     size_t held_count, held_capacity;
     lk_version *found; /* at open, while versions before it may be read; else NULL */
-    uint64_t *left;    /* tables of those versions that `found` does not have */
+    char **left;       /* files of those versions that `found` does not have; owned */
     size_t left_count, left_capacity;
 } lk_readers;
 
@@ -60,10 +60,10 @@ void lk_readers_deinit(lk_readers *r);
 /* An edit has replaced this version: holds it when somebody may read it. */
 void lk_readers_hold(lk_readers *r, lk_version *old);
 /* At open: whether somebody may read versions before this one, of an earlier owner. Then this one,
- * which has those of their tables that are live, is held as long. */
+ * which has those of their files that are live, is held as long. */
 bool lk_readers_begin(lk_readers *r, lk_version *found);
-/* One of their tables that is live no more, found at open: it stays as long, and then is removed. */
-lk_status lk_readers_leave(lk_readers *r, uint64_t file, lk_error *err);
+/* One of their files that is live no more, found at open: it stays as long, and then is removed. */
+lk_status lk_readers_leave(lk_readers *r, const char *path, lk_error *err);
 /* Whether somebody is just opening the store or moving on. */
 bool lk_readers_arrive(lk_readers *r);
 /* Lets go of what nobody reads any more. */

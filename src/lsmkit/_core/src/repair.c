@@ -18,6 +18,7 @@
 #include "recover.h"
 #include "repair_trees.h"
 #include "salvage.h"
+#include "salvage_blob.h"
 #include "segment.h"
 #include "store.h"
 
@@ -50,7 +51,9 @@ typedef struct repair {
     uint64_t clip_file;
     uint64_t log_max;  /* greatest generation seen */
     bool log_consumed; /* the log is in tables now */
-    uint64_t *aside;   /* tables that are not used any more */
+    lk_salvaged_values values;
+    lk_version *version; /* the new one */
+    uint64_t *aside;     /* tables that are not used any more */
     size_t aside_count, aside_capacity;
 } repair;
 
@@ -105,9 +108,17 @@ static lk_status writer_finish(repair *r, lk_table_meta *out, lk_error *err)
     return st;
 }
 
-static lk_status row_write(repair *r, uint32_t tree, const lk_row *row, lk_error *err)
+/* A row that refers to a value gets the value, which goes into a file that is new. */
+static lk_status row_write(repair *r, uint32_t tree, const lk_row *salvaged, lk_error *err)
 {
     lk_status st = LK_OK;
+    lk_row copy = *salvaged, *row = &copy;
+    bool found;
+    LK_TRY(lk_salvaged_values_take(&r->values, row, &found, err));
+    if (!found) {
+        r->report->values_lost++;
+        return LK_OK;
+    }
     if (r->writer == NULL) {
         LK_TRY(
             lk_table_writer_new(r->env, r->dir, r->next_file++, tree, &r->table, &r->writer, err));
@@ -207,7 +218,13 @@ static lk_status version_check(repair *r, lk_error *err)
             lk_table_report report;
             lk_error why;
             lk_status table = lk_table_verify(t->files[i].table, &report, &why);
-            if (table == LK_OK) continue;
+            if (table == LK_OK) {
+                bool whole;
+                const lk_table_meta *meta = lk_table_meta_of(t->files[i].table);
+                LK_TRY(lk_salvaged_values_check(&r->values, meta, &whole, &why, err));
+                if (whole) continue;
+                table = LK_CORRUPT;
+            }
             if (table == LK_NOMEM) {
                 if (err != NULL) *err = why;
                 return table;
@@ -505,12 +522,14 @@ static lk_status tables_find(repair *r, lk_error *err)
         uint64_t file;
         char path[LK_PATH_MAX];
         lk_table_report report;
+        lk_error why;
         if (lk_file_kind_of(r->names.names[i], &file) != LK_FILE_TABLE) continue;
         lk_table_path(r->dir, file, path, sizeof path);
         bool whole = lk_table_meta_read(r->env, path, &meta, NULL) == LK_OK && meta.file == file;
         if (whole) {
             LK_TRY(lk_table_new(r->env, r->dir, &meta, NULL, &table, err));
             whole = lk_table_verify(table, &report, NULL) == LK_OK;
+            if (whole) LK_TRY(lk_salvaged_values_check(&r->values, &meta, &whole, &why, err));
         }
         if (!whole) {
             lk_table_meta_deinit(&meta);
@@ -622,14 +641,14 @@ done:
 static lk_status publish(repair *r, lk_error *err)
 {
     lk_status st = LK_OK;
-    lk_version *version = NULL;
     lk_manifest_out out = {.file = NULL};
     LK_TRY(lk_env_sync_dir(r->env, r->dir, err));
     if (r->log_consumed) {
         r->state.log_retired = larger(r->state.log_retired, r->log_max);
         r->state.durable_generation = r->state.durable_end = 0;
     }
-    LK_TRY(lk_version_apply(r->base, &r->edit, r->env, r->dir, NULL, &version, err));
+    LK_TRY(lk_version_apply(r->base, &r->edit, r->env, r->dir, NULL, &r->version, err));
+    const lk_version *version = r->version;
     r->state.number = version->number;
     uint64_t number = r->next_file++;
     r->state.next_file = r->next_file;
@@ -641,7 +660,6 @@ static lk_status publish(repair *r, lk_error *err)
     }
 done:
     lk_file_close(out.file);
-    lk_version_unref(version);
     return st;
 }
 
@@ -649,6 +667,7 @@ static bool is_aside(const repair *r, lk_file_kind kind, uint64_t number)
 {
     if (kind == LK_FILE_MANIFEST) return true;
     if (kind == LK_FILE_LOG) return r->log_consumed;
+    if (kind == LK_FILE_BLOB) return !lk_version_uses_blob(r->version, number);
     for (size_t i = 0; kind == LK_FILE_TABLE && i < r->aside_count; i++) {
         if (r->aside[i] == number) return true;
     }
@@ -670,6 +689,9 @@ static lk_status move_aside(repair *r, lk_error *err)
         LK_TRY(lk_path_join(lost, r->names.names[i], to, err));
         LK_TRY(lk_env_rename(r->env, from, to, err));
         r->report->moved++;
+    }
+    if (r->report->values_lost > 0) {
+        say(r, "%" PRIu64 " rows are lost because their values are", r->report->values_lost);
     }
     if (r->report->moved > 0) {
         LK_TRY(lk_env_sync_dir(r->env, lost, err));
@@ -702,7 +724,7 @@ static lk_status begin(repair *r, lk_lock_file **out_lock, lk_error *err)
     for (size_t i = 0; i < r->names.count; i++) {
         uint64_t number;
         lk_file_kind kind = lk_file_kind_of(r->names.names[i], &number);
-        if (kind == LK_FILE_TABLE || kind == LK_FILE_MANIFEST) {
+        if (kind == LK_FILE_TABLE || kind == LK_FILE_BLOB || kind == LK_FILE_MANIFEST) {
             r->next_file = larger(r->next_file, number + 1);
         }
     }
@@ -748,7 +770,11 @@ lk_status lk_store_repair(lk_env *env, const char *dir,
         .context = context,
         .report = out,
         .next_file = 1,
-        .table = {.block_bytes = o.block_bytes, .filter_bits = o.filter_bits, .codec = o.codec},
+        .table = {.block_bytes = o.block_bytes,
+                  .filter_bits = o.filter_bits,
+                  .codec = o.codec,
+                  .blob_bytes = o.blob_bytes},
+        .values = {.env = env, .dir = dir},
         .table_bytes = o.table_bytes,
     };
     memset(out, 0, sizeof *out);
@@ -761,6 +787,8 @@ lk_status lk_store_repair(lk_env *env, const char *dir,
     lk_edit_deinit(&r.edit);
     lk_salvaged_lines_deinit(&r.lines);
     lk_properties_free(&r.properties);
+    lk_salvaged_values_deinit(&r.values);
+    lk_version_unref(r.version);
     lk_version_unref(r.base);
     lk_manifest_close(r.manifest);
     lk_names_free(&r.names);

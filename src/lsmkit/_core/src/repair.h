@@ -23,9 +23,10 @@ typedef struct lk_repair_report {
     uint64_t lost;      /* tables of which nothing was kept, missing ones included */
     uint64_t rows_kept; /* of salvaged tables */
     uint64_t blocks_lost;
-    uint64_t records;  /* that the log gave */
-    uint64_t log_lost; /* bytes of it that are no whole frames */
-    uint64_t moved;    /* files in lost/ */
+    uint64_t values_lost; /* rows whose values, which stood apart, are lost */
+    uint64_t records;     /* that the log gave */
+    uint64_t log_lost;    /* bytes of it that are no whole frames */
+    uint64_t moved;       /* files in lost/ */
 } lk_repair_report;
 
 /* `note` gets a line for each thing that was found or done. LK_NOT_FOUND where no file proves that there

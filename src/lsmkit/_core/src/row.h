@@ -6,6 +6,8 @@
  *   PUT   | UNTIL    deadline 8 | value
  *   MERGE | UNTIL    written at 8 | deadline 8 | operand      microseconds since 1970, little-endian
  *
+ * A put whose value stands apart is a BLOB: behind the head, if it has one, comes a reference (blob.h).
+ *
  * Owns      nothing: key and value point into a segment or a block that the giver keeps pinned.
  * Always    rows are handed on in order of (key ascending, sequence descending).
  */
@@ -23,9 +25,11 @@ typedef enum lk_kind {
     LK_KIND_PUT = 1,
     LK_KIND_DELETE = 2,
     LK_KIND_MERGE = 3, /* an operand for the older versions of its key */
+    LK_KIND_BLOB = 5,  /* of a table alone: a put whose value is elsewhere */
     LK_KIND_UNTIL = 0x10,
     LK_KIND_PUT_UNTIL = LK_KIND_PUT | LK_KIND_UNTIL,
     LK_KIND_MERGE_UNTIL = LK_KIND_MERGE | LK_KIND_UNTIL,
+    LK_KIND_BLOB_UNTIL = LK_KIND_BLOB | LK_KIND_UNTIL,
     LK_KIND_DELETE_RANGE =
         4, /* of a log alone: all keys from the key up to the value; "": to the end */
 } lk_kind;
@@ -34,17 +38,24 @@ typedef enum lk_kind {
 
 #define LK_SEQ_MAX UINT64_MAX /* as a snapshot: sees everything */
 #define LK_HEAD_BYTES_MAX 16u
+#define LK_BLOB_REF_BYTES 32u
 #define LK_STORED_BYTES_MAX (LK_VALUE_BYTES_MAX + LK_HEAD_BYTES_MAX) /* a value with its head */
 
-/* Bit k: a row of kind k may stand in a table, and in a log. */
+/* Bit k: a row of kind k may stand in a table. */
 #define LK_KINDS                                                                                   \
     (UINT32_C(1) << LK_KIND_PUT | UINT32_C(1) << LK_KIND_DELETE | UINT32_C(1) << LK_KIND_MERGE |   \
-     UINT32_C(1) << LK_KIND_PUT_UNTIL | UINT32_C(1) << LK_KIND_MERGE_UNTIL)
+     UINT32_C(1) << LK_KIND_PUT_UNTIL | UINT32_C(1) << LK_KIND_MERGE_UNTIL |                       \
+     UINT32_C(1) << LK_KIND_BLOB | UINT32_C(1) << LK_KIND_BLOB_UNTIL)
 
 static inline bool lk_kind_is_known(uint32_t kind) { return kind < 32 && (LK_KINDS >> kind & 1); }
+static inline bool lk_kind_is_blob(lk_kind kind)
+{
+    return (kind & ~(unsigned)LK_KIND_UNTIL) == LK_KIND_BLOB;
+}
 static inline bool lk_kind_is_logged(uint32_t kind)
 {
-    return lk_kind_is_known(kind) || kind == LK_KIND_DELETE_RANGE;
+    if (kind == LK_KIND_DELETE_RANGE) return true;
+    return lk_kind_is_known(kind) && !lk_kind_is_blob((lk_kind)kind);
 }
 
 static inline bool lk_kind_is_merge(lk_kind kind)
@@ -57,6 +68,13 @@ static inline uint32_t lk_kind_head_bytes(lk_kind kind)
 {
     if ((kind & LK_KIND_UNTIL) == 0) return 0;
     return kind == LK_KIND_MERGE_UNTIL ? 16 : 8;
+}
+
+/* Whether a value of this length has the head, or is the reference, that its kind asks for. */
+static inline bool lk_kind_fits(lk_kind kind, uint64_t value_len)
+{
+    uint32_t head = lk_kind_head_bytes(kind);
+    return lk_kind_is_blob(kind) ? value_len == head + LK_BLOB_REF_BYTES : value_len >= head;
 }
 
 /* Of a row that has one. `value` is the stored one, with its head. */

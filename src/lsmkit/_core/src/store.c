@@ -178,6 +178,8 @@ void lk_store_options_init(lk_store_options *o)
         .table_bytes = 64u << 20,
         .block_bytes = 16u << 10,
         .filter_bits = 10,
+        .blob_bytes = 4u << 10,
+        .max_garbage = 0.5,
         .codec = LK_CODEC_LZ4,
         .background_threads = 2,
         .sync_interval_ms = 1000,
@@ -261,7 +263,10 @@ static lk_status empty_check(lk_store *s, lk_error *err)
     lk_status st = lk_env_list(s->env, s->dir, &names, err);
     for (size_t i = 0; st == LK_OK && i < names.count; i++) {
         const char *name = names.names[i], *end = name + strspn(name, "0123456789");
-        if (end == name || (strcmp(end, ".sst") != 0 && strcmp(end, ".log") != 0)) continue;
+        if (end == name ||
+            (strcmp(end, ".sst") != 0 && strcmp(end, ".blob") != 0 && strcmp(end, ".log") != 0)) {
+            continue;
+        }
         st = lk_fail_corrupt(err, s->dir, 0, 0, 0,
                              "%s: holds %s, but no CURRENT, which says what is in the store",
                              s->dir, name);
@@ -278,6 +283,10 @@ lk_status lk_store_tables_hold(const lk_version *v, lk_error *err)
         const lk_tree_version *tree = v->trees[t];
         for (uint32_t i = 0; tree != NULL && i < tree->file_count; i++) {
             lk_status st = lk_table_load(tree->files[i].table, err);
+            if (st != LK_OK) return st;
+        }
+        for (uint32_t i = 0; tree != NULL && tree->blobs != NULL && i < tree->blobs->count; i++) {
+            lk_status st = lk_blob_file_load(tree->blobs->items[i].file, err);
             if (st != LK_OK) return st;
         }
     }
@@ -322,8 +331,8 @@ lk_status lk_store_settle(lk_store *s, lk_error *err)
     return st;
 }
 
-/* Tables that no edit names were being written when the process died, or readers had them when the
- * last owner went, and may still have them. */
+/* Tables and files of values that no edit names were being written when the process died, or readers had
+ * them when the last owner went, and may still have them. */
 static lk_status orphans_find(lk_store *s, lk_version *version, lk_error *err)
 {
     lk_status st = LK_OK;
@@ -334,20 +343,17 @@ static lk_status orphans_find(lk_store *s, lk_version *version, lk_error *err)
     LK_TRY(version_files(version, &files, &count, err));
     LK_TRY(lk_env_list(s->env, s->dir, &names, err));
     for (size_t i = 0; i < names.count; i++) {
-        const char *name = names.names[i];
-        if (*name < '0' || *name > '9') continue;
-        uint64_t file = strtoull(name, NULL, 10);
+        uint64_t file;
         char path[LK_PATH_MAX];
-        lk_table_path(s->dir, file, path, sizeof path);
-        /* A name that the number does not give back is not one of ours, and is left. */
-        if (strcmp(strrchr(path, '/') + 1, name) != 0) continue;
+        lk_file_kind kind = lk_file_kind_of(names.names[i], &file);
+        if (kind != LK_FILE_TABLE && kind != LK_FILE_BLOB) continue;
         lk_manifest_saw_file(s->manifest, file);
-        if (bsearch(&file, files, count, sizeof file, by_number) != NULL) continue;
-        if (are_read) {
-            LK_TRY(lk_readers_leave(&s->readers, file, err));
-        } else {
-            LK_TRY(leftover_add(s, path, err));
-        }
+        bool named = kind == LK_FILE_TABLE
+                         ? bsearch(&file, files, count, sizeof file, by_number) != NULL
+                         : lk_version_uses_blob(version, file);
+        if (named) continue;
+        LK_TRY(lk_path_join(s->dir, names.names[i], path, err));
+        LK_TRY(are_read ? lk_readers_leave(&s->readers, path, err) : leftover_add(s, path, err));
     }
 done:
     free(files);
@@ -515,6 +521,7 @@ static lk_status contents_load(lk_store *s, bool exists, lk_error *err)
     lk_tree_shape shape = {.table_bytes = s->options.table_bytes,
                            .block_bytes = s->options.block_bytes,
                            .filter_bits = s->options.filter_bits,
+                           .blob_bytes = s->options.blob_bytes,
                            .codec = s->options.codec};
     LK_TRY(lk_trees_load(s->manifest, s->dir, &shape, &s->trees, err));
     version = lk_manifest_version(s->manifest);

@@ -43,6 +43,8 @@ typedef struct lk_store_options {
     uint64_t segment_bytes, cache_bytes, table_bytes, rate_limit;
     uint64_t memory_bytes; /* all that is held, see budget.c */
     uint32_t block_bytes, filter_bits;
+    uint32_t blob_bytes; /* longer values stand apart from their tables; 0: none does */
+    double max_garbage;  /* share of a file of values that may be dead before they move out of it */
     lk_codec codec;
     lk_durability durability; /* of the store: decides how log pages are prepared */
     lk_log_io log_io;

@@ -3,7 +3,8 @@
  * Owns      lk_table owns its open file, index and filter, and the cache slots of its blocks; when
  *           its last reference goes and it was declared obsolete, the file is unlinked.
  *           Sources: table_write.c, table_read.c, table_parts.c, table_format.c, table_verify.c,
- *           table_dump.c.
+ *           table_dump.c. Of large values a row has a reference to a file of values (blob.h); a
+ *           writer makes one beside its table, of the same number.
  * Callers   flush.c and compact.c write; view.c, cursor.c and compact.c read.
  * Threads   an lk_table is shared; it opens its file at first use, once. An lk_table_writer
  *           belongs to one thread.
@@ -16,6 +17,7 @@
 
 #include <stdatomic.h>
 
+#include "blob.h"
 #include "block.h"
 #include "bytes.h"
 #include "cache.h"
@@ -45,10 +47,18 @@ typedef struct lk_table_meta {
     uint32_t tree;
     uint32_t min_len, max_len;
     uint8_t *min_key, *max_key;
+    lk_blob_use *blobs; /* files of values that its rows refer to, by number; owned */
+    uint32_t blob_count;
 } lk_table_meta;
 
 lk_status lk_table_meta_copy(const lk_table_meta *from, lk_table_meta *out, lk_error *err);
 void lk_table_meta_deinit(lk_table_meta *meta);
+/* The use of that file, or NULL. */
+const lk_blob_use *lk_table_meta_blob(const lk_table_meta *meta, uint64_t file);
+/* Bytes of the table, and of the file of values that was written with it. */
+uint64_t lk_table_meta_written(const lk_table_meta *meta);
+/* Deletes the files of a table that is published nowhere: its own, and that of values written with it. */
+void lk_table_unlink(lk_env *env, const char *dir, const lk_table_meta *meta);
 
 /* ---- reading ---- */
 
@@ -117,18 +127,20 @@ lk_status lk_table_verify(lk_table *t, lk_table_report *out, lk_error *err);
 /* ---- writing ---- */
 
 typedef struct lk_table_options {
-    uint32_t block_bytes;      /* rows of a block before compression */
-    uint32_t filter_bits;      /* bits a key, 0: no filter */
-    lk_codec codec;            /* of values */
-    lk_limiter *limiter;       /* NULL: none; waits before each write */
-    const atomic_bool *cancel; /* NULL: never; looked at before each write */
-    _Atomic uint64_t *held;    /* NULL: nobody asks; the memory of writers, added up */
+    uint32_t block_bytes;       /* rows of a block before compression */
+    uint32_t filter_bits;       /* bits a key, 0: no filter */
+    lk_codec codec;             /* of values */
+    uint32_t blob_bytes;        /* longer values stand apart; 0: none does */
+    const lk_blob_files *blobs; /* that rows refer to already; NULL: none do */
+    lk_limiter *limiter;        /* NULL: none; waits before each write */
+    const atomic_bool *cancel;  /* NULL: never; looked at before each write */
+    _Atomic uint64_t *held;     /* NULL: nobody asks; the memory of writers, added up */
 } lk_table_options;
 
 typedef struct lk_table_writer lk_table_writer;
 
 /* Creates `dir`/NNNNNN.sst, in the place of what a crash may have left under that name. `tree` and
- * `file` go into the properties. */
+ * `file` go into the properties. `dir` is borrowed. */
 lk_status lk_table_writer_new(lk_env *env, const char *dir, uint64_t file, uint32_t tree,
                               const lk_table_options *options, lk_table_writer **out,
                               lk_error *err);
@@ -136,7 +148,7 @@ lk_status lk_table_writer_new(lk_env *env, const char *dir, uint64_t file, uint3
  * the writer can only be freed. */
 lk_status lk_table_writer_add(lk_table_writer *w, const lk_row *rows, size_t count, lk_error *err);
 /* Copies a block of a loaded table as it stands on disk, checked, with a new checksum; its keys
- * are hashed for the filter. The rows must follow all rows added, and be puts and deletes: else
+ * are hashed for the filter. The rows must follow all rows added, and be plain puts and deletes: else
  * LK_INVALID. */
 lk_status lk_table_writer_add_block(lk_table_writer *w, lk_table *from, uint32_t index,
                                     lk_error *err);
@@ -148,7 +160,7 @@ void lk_table_writer_set_seq(lk_table_writer *w, uint64_t seq);
  * little time. Gives back descriptor and memory until then. */
 lk_status lk_table_writer_seal(lk_table_writer *w, lk_error *err);
 bool lk_table_writer_is_sealed(const lk_table_writer *w);
-uint64_t lk_table_writer_bytes(const lk_table_writer *w); /* estimate of the file so far */
+uint64_t lk_table_writer_bytes(const lk_table_writer *w); /* estimate of the files so far */
 uint64_t lk_table_writer_rows(const lk_table_writer *w);
 /* Writes what is left, syncs the file (not its directory) and closes it. `out` is the caller's.
  * A table without rows is LK_INVALID. The writer is still to be freed. */

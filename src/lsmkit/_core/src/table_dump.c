@@ -84,6 +84,11 @@ static void dump_properties(const printer *p, const lk_table_parts *parts)
         say(p, "  deadlines %" PRIu64 ", %" PRIu64 "..%" PRIu64, props->deadlines,
             props->deadline_min, props->deadline_max);
     }
+    for (size_t at = 0; at < props->uses.len; at += LK_BLOB_USE_BYTES) {
+        lk_blob_use use = lk_blob_use_decode(props->uses.data + at);
+        say(p, "  values in %06" PRIu64 ".blob, %" PRIu64 " rows, %" PRIu64 " of %" PRIu64 " bytes",
+            use.file, use.rows, use.bytes, use.size);
+    }
     say(p, "  sequences %" PRIu64 "..%" PRIu64, props->seq_min, props->seq_max);
     say(p, "  block bytes %" PRIu32 ", filter bits %" PRIu32 ", codec %s", props->block_bytes,
         props->filter_bits, lk_codec_name(props->codec));
@@ -119,6 +124,14 @@ static void dump_rows(const printer *p, const lk_block *b)
         }
         if (kind == LK_KIND_DELETE) {
             say(p, "    %s @%" PRIu64 " delete", key.text, lk_block_seq(b, i));
+            continue;
+        }
+        if (lk_kind_is_blob(kind)) {
+            lk_blob_ref ref = lk_blob_ref_decode(stored.data + head);
+            say(p,
+                "    %s @%" PRIu64 "%s in %06" PRIu64 ".blob at %" PRIu64 ", %" PRIu32 " bytes%s",
+                key.text, lk_block_seq(b, i), until, ref.file, ref.offset, ref.raw,
+                ref.stored < ref.raw ? ", compressed" : "");
             continue;
         }
         (void)quote((lk_bytes){stored.data + head, stored.len - head}, &value);

@@ -100,6 +100,7 @@ lk_status lk_table_footer_parse(const uint8_t *data, const char *path, uint64_t 
 
 /* In the order of their names, as rows of a block must be. */
 enum {
+    PROP_BLOBS,
     PROP_BLOCK_BYTES,
     PROP_BLOCKS,
     PROP_CODEC,
@@ -122,6 +123,7 @@ enum {
 };
 
 static const char *const PROP_NAMES[PROP_COUNT] = {
+    [PROP_BLOBS] = "blobs",
     [PROP_BLOCK_BYTES] = "block_bytes",
     [PROP_BLOCKS] = "blocks",
     [PROP_CODEC] = "codec",
@@ -185,8 +187,8 @@ static uint64_t number_of(const lk_table_properties *props, int which)
 /* Of rows that most tables do not have: absent stands for 0. */
 static bool is_optional(int which)
 {
-    return which == PROP_OPERANDS || which == PROP_DEADLINES || which == PROP_DEADLINE_MIN ||
-           which == PROP_DEADLINE_MAX || which == PROP_SEQ_BASE;
+    return which == PROP_BLOBS || which == PROP_OPERANDS || which == PROP_DEADLINES ||
+           which == PROP_DEADLINE_MIN || which == PROP_DEADLINE_MAX || which == PROP_SEQ_BASE;
 }
 
 lk_status lk_table_properties_add(const lk_table_properties *props, lk_block_writer *w,
@@ -195,9 +197,11 @@ lk_status lk_table_properties_add(const lk_table_properties *props, lk_block_wri
     LK_ASSERT(w->rows == 0);
     for (int i = 0; i < PROP_COUNT; i++) {
         uint8_t number[8];
-        if (is_optional(i) && number_of(props, i) == 0) continue;
+        bool is_zero = i == PROP_BLOBS ? props->uses.len == 0 : number_of(props, i) == 0;
+        if (is_optional(i) && is_zero) continue;
         lk_store64(number, number_of(props, i));
         lk_bytes value = i == PROP_MIN_KEY   ? props->min_key
+                         : i == PROP_BLOBS   ? props->uses
                          : i == PROP_MAX_KEY ? props->max_key
                                              : (lk_bytes){number, sizeof number};
         const uint8_t *name = (const uint8_t *)PROP_NAMES[i];
@@ -244,6 +248,23 @@ static lk_status find_number(const lk_block *b, int which, const lk_block_source
     return LK_OK;
 }
 
+static lk_status find_uses(const lk_block *b, const lk_block_source *source, lk_bytes *out,
+                           lk_error *err)
+{
+    lk_status st = find_value(b, PROP_BLOBS, source, out, err);
+    if (st != LK_OK) return st;
+    bool good = out->len % LK_BLOB_USE_BYTES == 0;
+    uint64_t before = 0;
+    for (size_t at = 0; good && at < out->len; at += LK_BLOB_USE_BYTES) {
+        lk_blob_use use = lk_blob_use_decode(out->data + at);
+        good = use.file > before && use.size >= LK_BLOB_HEADER_BYTES;
+        before = use.file;
+    }
+    if (good) return LK_OK;
+    return lk_fail_corrupt(err, source->path, source->offset, 0, out->len,
+                           "the property %s is no list of files of values", PROP_NAMES[PROP_BLOBS]);
+}
+
 lk_status lk_table_properties_parse(const lk_block *b, const lk_block_source *source,
                                     lk_table_properties *out, lk_error *err)
 {
@@ -266,6 +287,7 @@ lk_status lk_table_properties_parse(const lk_block *b, const lk_block_source *so
     LK_TRY(find_number(b, PROP_BLOCK_BYTES, source, UINT32_MAX, &block_bytes, err));
     LK_TRY(find_number(b, PROP_FILTER_BITS, source, UINT32_MAX, &filter_bits, err));
     LK_TRY(find_number(b, PROP_CODEC, source, LK_CODEC_ZSTD, &codec, err));
+    LK_TRY(find_uses(b, source, &out->uses, err));
     LK_TRY(find_value(b, PROP_MIN_KEY, source, &out->min_key, err));
     LK_TRY(find_value(b, PROP_MAX_KEY, source, &out->max_key, err));
     out->tree = (uint32_t)tree;

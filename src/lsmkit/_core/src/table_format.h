@@ -9,6 +9,7 @@
 #ifndef LK_TABLE_FORMAT_H
 #define LK_TABLE_FORMAT_H
 
+#include "blob.h"
 #include "block.h"
 #include "block_write.h"
 #include "codec.h"
@@ -46,6 +47,7 @@ typedef struct lk_table_properties {
     uint32_t tree, block_bytes, filter_bits;
     lk_codec codec;            /* that the writer was asked for; each block names its own */
     lk_bytes min_key, max_key; /* borrowed */
+    lk_bytes uses;             /* of files of values: LK_BLOB_USE_BYTES each, by number; borrowed */
 } lk_table_properties;
 
 /* Adds the properties as rows to an empty writer. */

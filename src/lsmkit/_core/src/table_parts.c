@@ -164,6 +164,16 @@ static lk_status check_properties(const lk_table_parts *p, const lk_table_meta *
     LK_TRY(check_number(p, "first sequence", meta->seq_min, props->seq_min, err));
     LK_TRY(check_number(p, "last sequence", meta->seq_max, props->seq_max, err));
     LK_TRY(check_number(p, "number of blocks", p->block_count, props->blocks, err));
+    LK_TRY(check_number(p, "number of files of values", meta->blob_count,
+                        props->uses.len / LK_BLOB_USE_BYTES, err));
+    for (uint32_t i = 0; i < meta->blob_count; i++) {
+        uint8_t use[LK_BLOB_USE_BYTES];
+        lk_blob_use_encode(&meta->blobs[i], use);
+        if (memcmp(use, props->uses.data + i * sizeof use, sizeof use) == 0) continue;
+        return lk_fail_corrupt(err, lk_file_path(p->file), p->footer.properties.offset, 0,
+                               meta->blobs[i].file,
+                               "the table uses a file of values otherwise than the manifest says");
+    }
     lk_bytes last = lk_block_key(p->index, p->block_count - 1);
     if (!lk_bytes_equal(meta->min_key, meta->min_len, props->min_key.data, props->min_key.len) ||
         !lk_bytes_equal(meta->max_key, meta->max_len, props->max_key.data, props->max_key.len) ||

@@ -51,6 +51,16 @@ lk_status lk_table_meta_copy(const lk_table_meta *from, lk_table_meta *out, lk_e
     lk_status st = LK_OK;
     *out = *from;
     out->min_key = out->max_key = NULL;
+    out->blobs = NULL;
+    if (from->blob_count > 0) {
+        size_t bytes = from->blob_count * sizeof *out->blobs;
+        out->blobs = malloc(bytes);
+        if (out->blobs == NULL) {
+            st = lk_fail_nomem(err, bytes);
+            goto done;
+        }
+        memcpy(out->blobs, from->blobs, bytes);
+    }
     LK_TRY(copy_key(from->min_key, from->min_len, &out->min_key, err));
     LK_TRY(copy_key(from->max_key, from->max_len, &out->max_key, err));
 done:
@@ -62,7 +72,38 @@ void lk_table_meta_deinit(lk_table_meta *meta)
 {
     free(meta->min_key);
     free(meta->max_key);
+    free(meta->blobs);
     *meta = (lk_table_meta){.file = 0};
+}
+
+const lk_blob_use *lk_table_meta_blob(const lk_table_meta *meta, uint64_t file)
+{
+    uint32_t low = 0, high = meta->blob_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (meta->blobs[middle].file < file) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < meta->blob_count && meta->blobs[low].file == file ? &meta->blobs[low] : NULL;
+}
+
+uint64_t lk_table_meta_written(const lk_table_meta *meta)
+{
+    const lk_blob_use *own = lk_table_meta_blob(meta, meta->file);
+    return meta->bytes + (own != NULL ? own->size : 0);
+}
+
+void lk_table_unlink(lk_env *env, const char *dir, const lk_table_meta *meta)
+{
+    char path[LK_PATH_MAX];
+    lk_table_path(dir, meta->file, path, sizeof path);
+    (void)lk_env_unlink(env, path, NULL);
+    if (lk_table_meta_blob(meta, meta->file) == NULL) return;
+    lk_blob_path(dir, meta->file, path, sizeof path);
+    (void)lk_env_unlink(env, path, NULL);
 }
 
 void lk_table_path(const char *dir, uint64_t file, char *out, size_t out_bytes)

@@ -37,6 +37,7 @@ lk_status lk_table_meta_read(lk_env *env, const char *path, lk_table_meta *out, 
     uint8_t data[LK_TABLE_FOOTER_BYTES];
     lk_table_footer footer;
     lk_table_properties props;
+    lk_blob_use *uses = NULL;
     memset(out, 0, sizeof *out);
     LK_TRY(lk_env_open(env, path, LK_OPEN_READ, &file, err));
     LK_TRY(lk_file_size(file, &size, err));
@@ -65,9 +66,20 @@ lk_status lk_table_meta_read(lk_env *env, const char *path, lk_table_meta *out, 
         .max_len = (uint32_t)props.max_key.len,
         .min_key = (uint8_t *)(uintptr_t)props.min_key.data,
         .max_key = (uint8_t *)(uintptr_t)props.max_key.data,
+        .blob_count = (uint32_t)(props.uses.len / LK_BLOB_USE_BYTES),
     };
+    uses = malloc((meta.blob_count + (size_t)1) * sizeof *uses);
+    if (uses == NULL) {
+        st = lk_fail_nomem(err, meta.blob_count * sizeof *uses);
+        goto done;
+    }
+    for (uint32_t i = 0; i < meta.blob_count; i++) {
+        uses[i] = lk_blob_use_decode(props.uses.data + i * (size_t)LK_BLOB_USE_BYTES);
+    }
+    meta.blobs = uses;
     LK_TRY(lk_table_meta_copy(&meta, out, err));
 done:
+    free(uses);
     lk_block_unref(block);
     lk_file_close(file);
     return st;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "file_names.h"
 #include "hash.h"
 #include "table_parts.h"
 
@@ -15,6 +16,10 @@ typedef struct totals {
     uint64_t rows, tombstones, raw_bytes;
     uint64_t operands, deadlines, deadline_min, deadline_max;
     uint64_t seq_min, seq_max;
+    uint32_t use_count;
+    lk_blob_use *uses;    /* as its properties say */
+    lk_blob_use *found;   /* as its rows do */
+    lk_blob_file **files; /* of those; opened anew */
 } totals;
 
 static lk_status corrupt(const lk_block_source *source, uint64_t expected, uint64_t found,
@@ -45,6 +50,63 @@ static void add_block(totals *sum, const lk_block *b)
         if (seq < sum->seq_min) sum->seq_min = seq;
         if (seq > sum->seq_max) sum->seq_max = seq;
     }
+}
+
+/* The files of values that the properties name. */
+static lk_status uses_begin(const lk_table *t, const lk_table_parts *p, totals *sum, lk_error *err)
+{
+    lk_status st = LK_OK;
+    size_t n = p->properties.uses.len / LK_BLOB_USE_BYTES;
+    char dir[LK_PATH_MAX];
+    if (n == 0) return LK_OK;
+    sum->uses = calloc(n, sizeof *sum->uses);
+    sum->found = calloc(n, sizeof *sum->found);
+    sum->files = calloc(n, sizeof *sum->files);
+    if (sum->uses == NULL || sum->found == NULL || sum->files == NULL) {
+        return lk_fail_nomem(err, n * (2 * sizeof *sum->uses + sizeof *sum->files));
+    }
+    lk_path_parent(lk_table_file_path(t), dir);
+    for (size_t i = 0; i < n; i++) {
+        lk_blob_use use = lk_blob_use_decode(p->properties.uses.data + i * LK_BLOB_USE_BYTES);
+        LK_TRY(lk_blob_file_new(lk_table_env(t), dir, use.file, use.size, &sum->files[i], err));
+        sum->uses[i] = use;
+        sum->use_count++;
+    }
+done:
+    return st;
+}
+
+static void uses_end(totals *sum)
+{
+    for (uint32_t i = 0; i < sum->use_count; i++) lk_blob_file_unref(sum->files[i]);
+    free(sum->uses);
+    free(sum->found);
+    free(sum->files);
+}
+
+/* The values that rows refer to stand where they say, and are of their keys. What the values are is
+ * proved file by file (lk_blob_file_verify). */
+static lk_status check_uses(const lk_table_parts *p, totals *sum, const lk_block *b,
+                            const lk_block_source *source, lk_error *err)
+{
+    for (uint32_t i = 0; b->kinds != NULL && i < b->rows; i++) {
+        lk_kind kind = lk_block_kind(b, i);
+        if (!lk_kind_is_blob(kind)) continue;
+        lk_bytes key = lk_block_key(b, i);
+        lk_blob_ref ref = lk_blob_ref_decode(lk_block_value(b, i).data + lk_kind_head_bytes(kind));
+        uint32_t at = 0;
+        while (at < sum->use_count && sum->uses[at].file != ref.file) at++;
+        if (at == sum->use_count) {
+            return corrupt(source, 0, ref.file,
+                           "a row refers to a file of values that the table does not use", err);
+        }
+        uint64_t hash = lk_hash_key(p->properties.tree, key.data, key.len);
+        lk_status st = lk_blob_file_check(sum->files[at], &ref, hash, err);
+        if (st != LK_OK) return st;
+        sum->found[at].rows++;
+        sum->found[at].bytes += lk_blob_ref_bytes(&ref);
+    }
+    return LK_OK;
 }
 
 /* Its keys lie behind `before`, end as the index says, and pass the filter. */
@@ -88,6 +150,7 @@ static lk_status check_block(const lk_table_parts *p, uint32_t index, totals *su
     LK_TRY(lk_table_parts_block(p, index, &b, err));
     LK_TRY(lk_block_check(b, p->properties.tree, &source, err));
     LK_TRY(check_place(p, index, b, &source, err));
+    LK_TRY(check_uses(p, sum, b, &source, err));
     add_block(sum, b);
 done:
     lk_block_unref(b);
@@ -123,6 +186,13 @@ static lk_status check_totals(const lk_table_parts *p, const totals *sum, lk_err
         return corrupt(&source, props->seq_max, sum->seq_max,
                        "the rows have other sequences than it says", err);
     }
+    for (uint32_t i = 0; i < sum->use_count; i++) {
+        if (sum->found[i].rows == sum->uses[i].rows && sum->found[i].bytes == sum->uses[i].bytes) {
+            continue;
+        }
+        return corrupt(&source, sum->uses[i].rows, sum->found[i].rows,
+                       "its rows use a file of values otherwise than it says", err);
+    }
     return LK_OK;
 }
 
@@ -140,6 +210,7 @@ lk_status lk_table_verify(lk_table *t, lk_table_report *out, lk_error *err)
     LK_TRY(lk_block_check(parts.index, parts.properties.tree, &source, err));
     source.offset = parts.footer.properties.offset;
     LK_TRY(lk_block_check(parts.property_block, 0, &source, err));
+    LK_TRY(uses_begin(t, &parts, &sum, err));
     for (uint32_t i = 0; i < parts.block_count; i++) {
         LK_TRY(check_block(&parts, i, &sum, err));
         out->blocks++;
@@ -148,6 +219,7 @@ lk_status lk_table_verify(lk_table *t, lk_table_report *out, lk_error *err)
     LK_TRY(check_totals(&parts, &sum, err));
     out->bytes = parts.footer.bytes;
 done:
+    uses_end(&sum);
     lk_table_parts_close(&parts);
     return st;
 }

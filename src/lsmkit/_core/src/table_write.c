@@ -51,8 +51,14 @@ struct lk_table_writer {
     uint64_t blocks; /* of a sealed one */
     uint64_t seq_base;
     lk_table_footer footer; /* what is known of it once it is sealed */
-    lk_table_meta meta;     /* what it will say; keys owned */
+    lk_table_meta meta;     /* what it will say; keys and uses owned */
     size_t held;            /* bytes that it said that it holds */
+
+    const char *dir;
+    lk_blob_writer *apart;  /* the values that stand apart; NULL: none so far */
+    uint32_t inline_max;    /* no value up to this length does */
+    uint32_t blob_capacity; /* of meta.blobs */
+    uint8_t reference[LK_HEAD_BYTES_MAX + LK_BLOB_REF_BYTES];
 };
 
 /* ---- life ---- */
@@ -69,7 +75,8 @@ static void hold(lk_table_writer *w, size_t bytes)
 static size_t writer_memory(const lk_table_writer *w)
 {
     return sizeof *w + LK_KEY_BYTES_MAX + w->out_capacity + 2 * (size_t)w->options.block_bytes +
-           w->filter.capacity * sizeof *w->filter.hashes;
+           w->filter.capacity * sizeof *w->filter.hashes +
+           (w->apart == NULL ? 0 : lk_blob_writer_memory(w->apart));
 }
 
 static lk_status create_file(lk_table_writer *w, lk_error *err)
@@ -113,7 +120,9 @@ lk_status lk_table_writer_new(lk_env *env, const char *dir, uint64_t file, uint3
     lk_table_writer *w = calloc(1, sizeof *w);
     if (w == NULL) return lk_fail_nomem(err, sizeof *w);
     w->env = env;
+    w->dir = dir;
     w->options = *options;
+    w->inline_max = options->blob_bytes == 0 ? UINT32_MAX : options->blob_bytes;
     clamp_options(&w->options);
     w->meta = (lk_table_meta){.file = file, .tree = tree, .seq_min = UINT64_MAX};
     lk_env_random(env, &w->meta.nonce, sizeof w->meta.nonce);
@@ -144,6 +153,7 @@ void lk_table_writer_free(lk_table_writer *w)
         /* The error that led here is what the caller hears; the file is under no published name. */
         if (!w->is_finished) (void)lk_env_unlink(w->env, w->path, NULL);
     }
+    lk_blob_writer_free(w->apart, w->is_finished);
     lk_block_writer_deinit(&w->block);
     lk_block_writer_deinit(&w->index);
     lk_filter_builder_deinit(&w->filter);
@@ -305,6 +315,81 @@ static inline __attribute__((unused)) bool is_in_order(const lk_table_writer *w,
     return lk_key_compare(last.data, last.len, row->key, row->key_len) < 0;
 }
 
+/* ---- values apart ---- */
+
+/* The use of the file, added if it is a new one. */
+static lk_status blob_use(lk_table_writer *w, uint64_t file, lk_blob_use **out, lk_error *err)
+{
+    *out = (lk_blob_use *)(uintptr_t)lk_table_meta_blob(&w->meta, file);
+    if (*out != NULL) return LK_OK;
+    const lk_blob_item *item = lk_blob_files_find(w->options.blobs, file);
+    if (item == NULL && file != w->meta.file) {
+        return lk_fail_corrupt(err, w->path, 0, 0, file,
+                               "a row refers to the file of values %llu, which no table uses",
+                               (unsigned long long)file);
+    }
+    if (w->meta.blob_count == w->blob_capacity) {
+        uint32_t capacity = w->blob_capacity < 4 ? 8 : 2 * w->blob_capacity;
+        lk_blob_use *larger = realloc(w->meta.blobs, capacity * sizeof *larger);
+        if (larger == NULL) return lk_fail_nomem(err, capacity * sizeof *larger);
+        w->meta.blobs = larger;
+        w->blob_capacity = capacity;
+    }
+    uint32_t at = w->meta.blob_count++;
+    for (; at > 0 && w->meta.blobs[at - 1].file > file; at--) {
+        w->meta.blobs[at] = w->meta.blobs[at - 1];
+    }
+    w->meta.blobs[at] =
+        (lk_blob_use){.file = file, .size = item == NULL ? 0 : lk_blob_file_size(item->file)};
+    *out = &w->meta.blobs[at];
+    return LK_OK;
+}
+
+/* The row as it will stand in the table: with a reference for a value that is too long. What stands
+ * apart already only is counted. */
+static __attribute__((noinline)) lk_status put_apart(lk_table_writer *w, const lk_row *row,
+                                                     lk_row *out, lk_error *err)
+{
+    lk_status st = LK_OK;
+    uint32_t head = lk_kind_head_bytes(row->kind);
+    lk_blob_use *use;
+    lk_blob_ref ref;
+    *out = *row;
+    if (lk_kind_is_blob(row->kind)) {
+        ref = lk_blob_ref_decode(row->value + head);
+    } else {
+        bool is_put = (row->kind & ~(unsigned)LK_KIND_UNTIL) == LK_KIND_PUT;
+        if (!is_put || row->value_len - head <= w->inline_max) return LK_OK;
+        if (w->apart == NULL) {
+            const lk_table_options *o = &w->options;
+            LK_TRY(lk_blob_writer_new(w->env, w->dir, w->meta.file, o->codec, o->limiter, o->cancel,
+                                      &w->apart, err));
+        }
+        lk_bytes value = {row->value + head, row->value_len - head};
+        LK_TRY(lk_blob_writer_add(w->apart, row->hash, value, &ref, err));
+        memcpy(w->reference, row->value, head);
+        lk_blob_ref_encode(&ref, w->reference + head);
+        out->value = w->reference;
+        out->value_len = head + LK_BLOB_REF_BYTES;
+        out->kind = LK_KIND_BLOB | (row->kind & LK_KIND_UNTIL);
+    }
+    LK_TRY(blob_use(w, ref.file, &use, err));
+    use->rows++;
+    use->bytes += lk_blob_ref_bytes(&ref);
+done:
+    return st;
+}
+
+/* The values are on the disk before the table that refers to them is. */
+static lk_status apart_finish(lk_table_writer *w, lk_error *err)
+{
+    if (w->apart == NULL) return LK_OK;
+    lk_blob_use *own = (lk_blob_use *)(uintptr_t)lk_table_meta_blob(&w->meta, w->meta.file);
+    lk_status st = lk_blob_writer_finish(w->apart, err);
+    own->size = lk_blob_writer_bytes(w->apart);
+    return st;
+}
+
 static lk_status add_rows(lk_table_writer *w, const lk_row *rows, size_t count, lk_error *err)
 {
     enum { AHEAD = 8 }; /* keys and values lie about in a segment: fetched before their turn */
@@ -324,6 +409,11 @@ static lk_status add_rows(lk_table_writer *w, const lk_row *rows, size_t count, 
             if (lk_block_writer_raw_bytes(&w->block) >= block_bytes) LK_TRY(close_block(w, err));
             if (has_filter) lk_filter_builder_add(&w->filter, row->hash);
             w->last_hash = row->hash;
+        }
+        lk_row apart;
+        if (LK_UNLIKELY(row->value_len > w->inline_max || lk_kind_is_blob(row->kind))) {
+            LK_TRY(put_apart(w, row, &apart, err));
+            row = &apart;
         }
         LK_TRY(lk_block_writer_add(&w->block, row, is_version, err));
     }
@@ -391,7 +481,7 @@ static lk_status add_block(lk_table_writer *w, lk_table *from, uint32_t index, l
     LK_TRY(lk_table_parts_image(parts, index, at, &image, &source, err));
     if (has_specials(&image)) {
         return lk_fail(err, LK_INVALID, 0, source.path, source.offset, 0, 0,
-                       "the block at %llu has operands or deadlines, and is not copied",
+                       "the block at %llu has rows that are not plain, and is not copied",
                        (unsigned long long)source.offset);
     }
     lk_bytes first = lk_block_image_key(&image, 0, scratch);
@@ -460,7 +550,8 @@ static lk_status put_block(lk_table_writer *w, lk_block_writer *rows, lk_table_p
     return LK_OK;
 }
 
-static lk_table_properties properties_of(const lk_table_writer *w)
+/* `blobs` are the encoded uses. */
+static lk_table_properties properties_of(const lk_table_writer *w, const uint8_t *blobs)
 {
     return (lk_table_properties){
         .file = w->meta.file,
@@ -479,6 +570,7 @@ static lk_table_properties properties_of(const lk_table_writer *w)
         .block_bytes = w->options.block_bytes,
         .filter_bits = w->options.filter_bits,
         .codec = w->options.codec,
+        .uses = {blobs, w->meta.blob_count * (size_t)LK_BLOB_USE_BYTES},
         .min_key = {w->meta.min_key, w->meta.min_len},
         .max_key = {w->last_key, w->last_len},
     };
@@ -488,6 +580,7 @@ static lk_table_properties properties_of(const lk_table_writer *w)
 static lk_status put_parts(lk_table_writer *w, lk_error *err)
 {
     lk_status st = LK_OK;
+    LK_TRY(apart_finish(w, err));
     LK_TRY(close_block(w, err));
     if (w->rows == 0) {
         return lk_fail(err, LK_INVALID, 0, w->path, 0, 1, 0, "a table must have rows");
@@ -508,7 +601,12 @@ done:
 static lk_status put_end(lk_table_writer *w, lk_error *err)
 {
     lk_status st = LK_OK;
-    lk_table_properties props = properties_of(w);
+    uint8_t *uses = malloc(w->meta.blob_count * (size_t)LK_BLOB_USE_BYTES + 1);
+    if (uses == NULL) return lk_fail_nomem(err, w->meta.blob_count * (size_t)LK_BLOB_USE_BYTES);
+    for (uint32_t i = 0; i < w->meta.blob_count; i++) {
+        lk_blob_use_encode(&w->meta.blobs[i], uses + i * (size_t)LK_BLOB_USE_BYTES);
+    }
+    lk_table_properties props = properties_of(w, uses);
     LK_TRY(lk_table_properties_add(&props, &w->index, err));
     LK_TRY(put_block(w, &w->index, &w->footer.properties, err));
     LK_TRY(reserve_out(w, LK_TABLE_FOOTER_BYTES, err));
@@ -519,6 +617,7 @@ static lk_status put_end(lk_table_writer *w, lk_error *err)
     w->meta.bytes = w->footer.bytes;
     w->meta.rows = w->rows;
 done:
+    free(uses);
     return st;
 }
 
@@ -573,8 +672,10 @@ static lk_status finish(lk_table_writer *w, lk_table_meta *out, lk_file **out_fi
     }
     w->file = NULL;
     w->is_finished = true;
-    *out = w->meta; /* its keys move to the caller */
+    *out = w->meta; /* its keys and uses move to the caller */
     w->meta.min_key = w->meta.max_key = NULL;
+    w->meta.blobs = NULL;
+    w->meta.blob_count = w->blob_capacity = 0;
 done:
     return st;
 }
@@ -601,7 +702,8 @@ uint64_t lk_table_writer_bytes(const lk_table_writer *w)
 {
     return w->written + w->out_len + lk_block_writer_raw_bytes(&w->block) +
            lk_block_writer_raw_bytes(&w->index) +
-           (uint64_t)w->filter.count * w->options.filter_bits / 8 + LK_TABLE_FOOTER_BYTES;
+           (uint64_t)w->filter.count * w->options.filter_bits / 8 + LK_TABLE_FOOTER_BYTES +
+           (w->apart == NULL ? 0 : lk_blob_writer_bytes(w->apart));
 }
 
 uint64_t lk_table_writer_rows(const lk_table_writer *w) { return w->rows + w->block.rows; }

@@ -40,6 +40,9 @@ static const char *read_field(lk_bytes field, lk_bytes value, lk_tree_shape *sha
     } else if (is_text(field, "filter_bits")) {
         if (!read_number(value, UINT32_MAX, &number)) return "filter_bits is no number";
         shape->filter_bits = (uint32_t)number;
+    } else if (is_text(field, "blob_bytes")) {
+        if (!read_number(value, UINT32_MAX, &number)) return "blob_bytes is no number";
+        shape->blob_bytes = (uint32_t)number;
     } else if (is_text(field, "compression")) {
         bool is_none = is_text(value, "none"), is_lz4 = is_text(value, "lz4");
         if (!is_none && !is_lz4 && !is_text(value, "zstd")) return "compression is not known";

@@ -27,7 +27,7 @@
 
 typedef struct lk_tree_shape {
     uint64_t table_bytes;
-    uint32_t block_bytes, filter_bits;
+    uint32_t block_bytes, filter_bits, blob_bytes;
     lk_codec codec;
 } lk_tree_shape;
 

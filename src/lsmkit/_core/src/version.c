@@ -34,6 +34,7 @@ static void tree_unref(lk_tree_version *t)
     if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1) return;
     for (uint32_t i = 0; i < t->file_count; i++) lk_table_unref(t->files[i].table);
     lk_tombs_unref(t->tombs);
+    lk_blob_files_unref(t->blobs);
     free(t);
 }
 
@@ -48,12 +49,32 @@ void lk_version_unref(lk_version *v)
     free(v);
 }
 
+static void retire_blobs(const lk_tree_version *was, const lk_tree_version *is)
+{
+    for (uint32_t i = 0; was->blobs != NULL && i < was->blobs->count; i++) {
+        lk_blob_file *file = was->blobs->items[i].file;
+        const lk_blob_files *now = is == NULL ? NULL : is->blobs;
+        if (lk_blob_files_find(now, lk_blob_file_number(file)) == NULL) {
+            lk_blob_file_set_obsolete(file);
+        }
+    }
+}
+
+bool lk_version_uses_blob(const lk_version *v, uint64_t file)
+{
+    for (uint32_t i = 0; i < v->tree_count; i++) {
+        if (lk_blob_files_find(lk_version_blobs(v, i), file) != NULL) return true;
+    }
+    return false;
+}
+
 void lk_version_retire(const lk_version *old, const lk_version *new_version)
 {
     for (uint32_t i = 0; i < old->tree_count; i++) {
         const lk_tree_version *was = old->trees[i];
         const lk_tree_version *is = lk_version_tree(new_version, i);
         if (was == NULL || was == is) continue;
+        retire_blobs(was, is);
         uint32_t k = 0, is_count = is == NULL ? 0 : is->file_count;
         for (uint32_t j = 0; j < was->file_count; j++) {
             while (k < is_count && is->files[k].file < was->files[j].file) k++;

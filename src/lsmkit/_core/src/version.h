@@ -22,7 +22,11 @@
  * Beside them stand the range tombstones that may hide a row of a table: a skyline for each tree. One
  * leaves as soon as no table in its way has an older row that it was not applied to (version_tombs.c).
  *
- * Owns      a lk_tree_version one reference to each of its tables; a lk_version one to each tree's.
+ * A tree's tables may refer to values that stand apart, in files (blob.h) that are known here too: such a
+ * file belongs to one tree, and leaves with the last table that uses it.
+ *
+ * Owns      a lk_tree_version one reference to each of its tables and to its list of files of values; a
+ *           lk_version one to each tree's.
  * Callers   manifest.c makes versions; view.c, cursor.c, compact.c and the border read them.
  * Threads   immutable after lk_version_apply; `refs` is atomic.
  */
@@ -77,6 +81,7 @@ typedef struct lk_tree_version {
     const uint8_t *prefix; /* those bytes */
     lk_tree_file *files;   /* by file number */
     lk_tombs *tombs;       /* NULL: no range is deleted, as a rule */
+    lk_blob_files *blobs;  /* files of values that its tables refer to; NULL: none */
     uint32_t file_count;
     size_t bytes; /* memory held, but for the skyline */
 } lk_tree_version;
@@ -181,13 +186,23 @@ void lk_version_unref(lk_version *v);
 lk_status lk_version_apply(const lk_version *old, const lk_edit *edit, lk_env *env, const char *dir,
                            lk_cache *cache, lk_version **out, lk_error *err);
 
-/* Declares obsolete each table of `old` that `new` does not hold. Call once `new` is durable. */
+/* Declares obsolete each table and file of values of `old` that `new` does not hold. Call once `new` is durable. */
 void lk_version_retire(const lk_version *old, const lk_version *new_version);
 
 static inline const lk_tree_version *lk_version_tree(const lk_version *v, uint32_t tree)
 {
     return tree < v->tree_count ? v->trees[tree] : NULL;
 }
+
+/* Where the tree's large values stand; NULL: none does. */
+static inline const lk_blob_files *lk_version_blobs(const lk_version *v, uint32_t tree)
+{
+    const lk_tree_version *t = lk_version_tree(v, tree);
+    return t == NULL ? NULL : t->blobs;
+}
+
+/* Whether some tree uses the file of values of that number. */
+bool lk_version_uses_blob(const lk_version *v, uint64_t file);
 
 /* That table of the tree, or NULL. */
 const lk_tree_file *lk_tree_version_file(const lk_tree_version *t, uint64_t file);

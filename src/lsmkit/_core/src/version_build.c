@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "version_blobs.h"
 #include "version_work.h"
 
 /* Tables times ranges of one tree: bounds what a small file can ask for. */
@@ -27,6 +28,7 @@ struct lk_version_build {
     lk_work_tree **trees; /* NULL: as in `old` */
     uint32_t tree_capacity;
     uint64_t max_file;
+    bool any_blobs;         /* of the tables added */
     lk_snapshots snapshots; /* of the last edit */
 };
 
@@ -271,6 +273,19 @@ done:
 
 /* ---- adds ---- */
 
+static bool are_uses_good(const lk_table_meta *m)
+{
+    uint64_t before = 0, rows = 0;
+    for (uint32_t i = 0; i < m->blob_count; i++) {
+        const lk_blob_use *use = &m->blobs[i];
+        if (use->file <= before || use->file >= LK_FILE_MAX || use->rows > m->rows) return false;
+        if (use->size < LK_BLOB_HEADER_BYTES || use->bytes > use->size) return false;
+        before = use->file;
+        rows += use->rows;
+    }
+    return rows <= m->rows;
+}
+
 static lk_status check_meta(const lk_version_build *b, const lk_table_meta *m, uint32_t level,
                             uint64_t stamp, lk_error *err)
 {
@@ -283,6 +298,8 @@ static lk_status check_meta(const lk_version_build *b, const lk_table_meta *m, u
         what = "has a key that is too long";
     } else if (lk_key_compare(m->min_key, m->min_len, m->max_key, m->max_len) > 0) {
         what = "has its least key behind its greatest";
+    } else if (!are_uses_good(m)) {
+        what = "uses files of values in a way that cannot be";
     } else if (m->seq_min > m->seq_max || m->tombstones > m->rows || m->operands > m->rows ||
                m->deadlines > m->rows || m->deadline_min > m->deadline_max) {
         what = "has counts or sequences that contradict one another";
@@ -330,6 +347,7 @@ static lk_status build_file(lk_version_build *b, const lk_table_meta *meta, uint
     lk_status st = LK_OK;
     bool found;
     LK_TRY(check_meta(b, meta, level, stamp, err));
+    b->any_blobs |= meta->blob_count > 0;
     LK_TRY(build_tree(b, meta->tree, out_tree, err));
     lk_work_tree *t = *out_tree;
     uint32_t i = lk_work_tree_file(t, meta->file, &found);
@@ -601,7 +619,11 @@ lk_status lk_version_build_finish(lk_version_build *b, uint64_t number, lk_versi
     for (uint32_t i = 0; i < count; i++) {
         if (i < b->tree_capacity && b->trees[i] != NULL) {
             LK_TRY(lk_work_tree_lay(b->trees[i], &v->trees[i], err));
-            if (v->trees[i] != NULL) v->trees[i]->number = number;
+            if (v->trees[i] == NULL) continue;
+            v->trees[i]->number = number;
+            const lk_tree_version *old = b->old == NULL ? NULL : lk_version_tree(b->old, i);
+            if (!b->any_blobs && (old == NULL || old->blobs == NULL)) continue;
+            LK_TRY(lk_version_blobs_gather(v->trees[i], old, b->env, b->dir, err));
             continue;
         }
         lk_tree_version *shared =

@@ -132,6 +132,7 @@ lk_status lk_work_tree_lay(lk_work_tree *t, lk_tree_version **out, lk_error *err
     v->range_count = t->range_count;
     v->bytes = bytes;
     v->tombs = t->tombs;
+    v->blobs = NULL;
     t->tombs = NULL;
     uint64_t *heads = carve(&at, t->range_count * sizeof *heads);
     v->heads = heads;

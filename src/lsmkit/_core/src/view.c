@@ -54,7 +54,8 @@ lk_status lk_view_prove(const lk_view *v, lk_error *err)
     return LK_OK;
 }
 
-/* What is no plain put. Operands need older versions, which are not looked for in a guard section. */
+/* What is no plain put. Operands need older versions, and values that stand apart a file: neither is
+ * looked for in a guard section. */
 static __attribute__((noinline)) lk_lookup answer_of_special(const lk_view *v, lk_kind kind,
                                                              const uint8_t *value, size_t len,
                                                              lk_answer *out)
@@ -405,6 +406,19 @@ static lk_status fetch_tables(fetch *x, bool *out_decided, lk_error *err)
     return LK_OK;
 }
 
+/* A block that holds nothing but so many bytes, which follow its head. */
+static lk_status block_for(size_t len, lk_block **out, lk_error *err)
+{
+    size_t bytes = lk_block_memory_size(sizeof(lk_block) + len);
+    lk_block *b = lk_block_memory_take(bytes);
+    if (b == NULL) return lk_fail_nomem(err, bytes);
+    memset(b, 0, sizeof *b);
+    atomic_init(&b->refs, 1);
+    b->bytes = bytes;
+    *out = b;
+    return LK_OK;
+}
+
 /* The block that a value stands in, with a reference: one of those held, or a new one for a value that
  * was made; none where it stands in a segment. */
 static lk_status keep_value(fetch *x, lk_bytes *value, lk_block **out, lk_error *err)
@@ -414,16 +428,27 @@ static lk_status keep_value(fetch *x, lk_bytes *value, lk_block **out, lk_error 
         if (x->blocks.count > 0) *out = x->blocks.items[--x->blocks.count];
         return LK_OK;
     }
-    size_t bytes = lk_block_memory_size(sizeof(lk_block) + value->len);
-    lk_block *b = lk_block_memory_take(bytes);
-    if (b == NULL) return lk_fail_nomem(err, bytes);
-    memset(b, 0, sizeof *b);
-    atomic_init(&b->refs, 1);
-    b->bytes = bytes;
-    if (value->len > 0) memcpy(b + 1, value->data, value->len);
-    value->data = (const uint8_t *)(b + 1);
-    *out = b;
+    lk_status st = block_for(value->len, out, err);
+    if (st != LK_OK) return st;
+    uint8_t *to = (uint8_t *)(*out + 1);
+    if (value->len > 0) memcpy(to, value->data, value->len);
+    value->data = to;
     return LK_OK;
+}
+
+/* The value that stands apart, in a block of its own. */
+static lk_status read_value(const fetch *x, lk_bytes *value, lk_block **out, lk_error *err)
+{
+    size_t room;
+    lk_blob_ref ref = lk_blob_ref_decode(value->data);
+    lk_status st = lk_blob_files_room(x->fold.blobs, &ref, &room, err);
+    if (st == LK_OK) st = block_for(room, out, err);
+    if (st != LK_OK) return st;
+    st = lk_blob_files_read(x->fold.blobs, &ref, (uint8_t *)(*out + 1), value, err);
+    if (st == LK_OK) return LK_OK;
+    lk_block_unref(*out);
+    *out = NULL;
+    return st;
 }
 
 /* Looks a key up in segments of which some are not proved yet. A plain value or a delete is an answer as
@@ -472,6 +497,8 @@ lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const 
         if (st != LK_OK || found) return st;
     }
     lk_fold_init(&x.fold, v->settings, tree, 0);
+    x.fold.blobs = lk_version_blobs(v->version, tree);
+    x.fold.no_values = true; /* one that stands apart is read to where it is to stay */
     x.cover = lk_view_cover(v, tree, key, key_len, seq);
     lk_fold_begin(&x.fold, x.cover);
     LK_TRY(fetch_segments(&x, &decided, err));
@@ -479,7 +506,8 @@ lk_status lk_view_fetch(const lk_view *v, lk_guard *guard, uint32_t tree, const 
     LK_TRY(lk_fold_value(&x.fold, &found, &out->value, err));
     out->seq = x.newest > x.cover ? x.newest : x.cover;
     if (!found) goto done;
-    LK_TRY(keep_value(&x, &out->value, out_block, err));
+    LK_TRY(x.fold.is_apart ? read_value(&x, &out->value, out_block, err)
+                           : keep_value(&x, &out->value, out_block, err));
     *out_found = LK_LOOKUP_VALUE;
 done:
     for (uint32_t i = 0; i < x.blocks.count; i++) lk_block_unref(x.blocks.items[i]);
