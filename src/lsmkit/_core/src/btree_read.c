@@ -57,6 +57,10 @@ lk_status lk_btree_bring(lk_btree *t, uint32_t page, lk_error *err)
         }
         if (!is_held) pthread_rwlock_wrlock(&t->latch);
         bool is_current = t->home_writes == before;
+        /* A writer may have brought it in meanwhile, and a checkpoint under way be writing it: then
+         * whatever was read, or could not be proved, is not needed. */
+        is_there = lk_page_cache_find(&t->cache, page) != NULL;
+        if (is_there) st = LK_OK;
         if (is_current && st == LK_OK && !is_there) st = install(t, page, bytes, err);
         pthread_rwlock_unlock(&t->latch);
         if (is_current || is_there) break;
