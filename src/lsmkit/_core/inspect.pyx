@@ -157,8 +157,6 @@ def verify_store(Handle h not None):
             with nogil:
                 st = lk_table_verify(table, &report, &err)
             if st == LK_NOT_FOUND:
-                if h.read_only:
-                    continue  # the owner has deleted it since, and it is no file of the store
                 err.code = LK_CORRUPT
             counts["files"] += 1
             counts["blocks"] += report.blocks

@@ -78,7 +78,11 @@ static lk_status pin_everything(lk_store *s, lk_error *err)
     return f->registration == NULL ? LK_OK : lk_registration_pin(f->registration, NULL, 0, err);
 }
 
-lk_status lk_store_follow_start(lk_store *s, lk_error *err) { return pin_versions(s, err); }
+void lk_store_follow_start(lk_store *s)
+{
+    /* On a full disk, say. Everything stays pinned then: that keeps more files, and can be read. */
+    (void)pin_versions(s, NULL);
+}
 
 void lk_store_follow_end(lk_store *s)
 {

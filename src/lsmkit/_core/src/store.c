@@ -591,7 +591,7 @@ static lk_status store_load(lk_store *s, lk_error *err)
     }
     if (st != LK_OK) goto done;
     if (s->options.read_only) {
-        LK_TRY(lk_store_follow_start(s, err));
+        lk_store_follow_start(s);
     } else {
         pulse_begin(s);
     }

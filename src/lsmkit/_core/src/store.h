@@ -256,7 +256,7 @@ lk_status lk_store_refresh(lk_store *s, bool *out_moved, lk_error *err);
 bool lk_store_is_behind(lk_store *s);
 /* For opening and closing: registers as a reader before anything is read, and when all is. */
 lk_status lk_store_follow_begin(lk_store *s, lk_error *err);
-lk_status lk_store_follow_start(lk_store *s, lk_error *err);
+void lk_store_follow_start(lk_store *s);
 void lk_store_follow_end(lk_store *s);
 /* lk_store_set_tree of a store that is only read. */
 lk_status lk_store_follow_set_tree(lk_store *s, const lk_tree_settings *tree, lk_error *err);
