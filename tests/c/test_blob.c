@@ -278,12 +278,13 @@ LK_TEST(an_obsolete_file_goes_with_its_last_reference)
     CHECK(lk_blob_files_find(files, 6) == NULL && lk_blob_files_find(NULL, 7) == NULL);
     CHECK(lk_blob_item_is_wasteful(&files->items[0], 0.4));
     CHECK(!lk_blob_item_is_wasteful(&files->items[0], 0.6));
-    lk_blob_files_ref(files);
-    lk_blob_file_set_obsolete(files->items[0].file);
-    lk_blob_files_unref(files);
+    lk_blob_file *file = files->items[0].file;
+    lk_blob_file_ref(file);
+    lk_blob_file_set_obsolete(file);
+    lk_blob_files_free(files);
     CHECK_OK(lk_env_exists(x.env, "/s/000007.blob", &exists, NULL, &err), &err);
     CHECK(exists);
-    lk_blob_files_unref(files);
+    lk_blob_file_unref(file);
     CHECK_OK(lk_env_exists(x.env, "/s/000007.blob", &exists, NULL, &err), &err);
     CHECK(!exists);
     written_free(&x);

@@ -71,6 +71,16 @@ lk_blob_use lk_blob_use_decode(const uint8_t bytes[LK_BLOB_USE_BYTES])
                          .bytes = lk_load64(bytes + 24)};
 }
 
+void lk_blob_row_take(lk_row *row, lk_bytes value)
+{
+    uint32_t head = lk_kind_head_bytes(row->kind);
+    uint8_t *to = (uint8_t *)(uintptr_t)value.data - head;
+    memcpy(to, row->value, head);
+    row->value = to;
+    row->value_len = (uint32_t)value.len + head;
+    row->kind = LK_KIND_PUT | (row->kind & LK_KIND_UNTIL);
+}
+
 void lk_blob_path(const char *dir, uint64_t file, char *out, size_t out_bytes)
 {
     (void)snprintf(out, out_bytes, "%s/%06" PRIu64 ".blob", dir, file);
@@ -389,22 +399,13 @@ lk_blob_files *lk_blob_files_new(uint32_t count)
 {
     lk_blob_files *f = calloc(1, sizeof *f + count * sizeof f->items[0]);
     if (f == NULL) return NULL;
-    atomic_init(&f->refs, 1);
     f->count = count;
     return f;
 }
 
-void lk_blob_files_ref(lk_blob_files *f)
-{
-    if (f != NULL) atomic_fetch_add_explicit(&f->refs, 1, memory_order_relaxed);
-}
-
-void lk_blob_files_unref(lk_blob_files *f)
+void lk_blob_files_free(lk_blob_files *f)
 {
     if (f == NULL) return;
-    uint32_t before = atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel);
-    LK_ASSERT(before > 0);
-    if (before > 1) return;
     for (uint32_t i = 0; i < f->count; i++) lk_blob_file_unref(f->items[i].file);
     free(f);
 }

@@ -69,6 +69,10 @@ typedef struct lk_blob_use {
 void lk_blob_use_encode(const lk_blob_use *use, uint8_t out[LK_BLOB_USE_BYTES]);
 lk_blob_use lk_blob_use_decode(const uint8_t bytes[LK_BLOB_USE_BYTES]);
 
+/* The row of a reference gets the value that was read for it, which must outlive the row. Its deadline
+ * goes before the value, over bytes of the record's head that stand there. */
+void lk_blob_row_take(lk_row *row, lk_bytes value);
+
 /* `dir`/NNNNNN.blob: has the number of the table that it was written with. */
 void lk_blob_path(const char *dir, uint64_t file, char *out, size_t out_bytes);
 
@@ -131,14 +135,12 @@ typedef struct lk_blob_item {
 } lk_blob_item;
 
 typedef struct lk_blob_files {
-    _Atomic uint32_t refs;
     uint32_t count;
     lk_blob_item items[]; /* by number */
 } lk_blob_files;
 
 lk_blob_files *lk_blob_files_new(uint32_t count); /* NULL: no memory. Items are zeroed */
-void lk_blob_files_ref(lk_blob_files *f);         /* NULL is accepted, here and below */
-void lk_blob_files_unref(lk_blob_files *f);
+void lk_blob_files_free(lk_blob_files *f);        /* NULL is accepted, here and below */
 const lk_blob_item *lk_blob_files_find(const lk_blob_files *f, uint64_t file);
 /* Whether more than this share of the file's records is referred to by nobody. */
 bool lk_blob_item_is_wasteful(const lk_blob_item *item, double max_garbage);

@@ -11,6 +11,7 @@
  */
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "store.h"
 
@@ -105,15 +106,8 @@ void lk_budget_pin(lk_store *s, lk_segment *segment)
 {
     lk_budget_evict(s, segment);
     lk_lock_acquire(&s->view_lock);
-    if (s->pinned_count == s->pinned_capacity) {
-        uint32_t capacity = 2 * s->pinned_capacity + 8;
-        lk_segment **grown = realloc(s->pinned, capacity * sizeof *grown);
-        if (grown != NULL) {
-            s->pinned = grown;
-            s->pinned_capacity = capacity;
-        }
-    }
-    bool listed = s->pinned_count < s->pinned_capacity;
+    bool listed = lk_array_grow(&s->pinned, s->pinned_count, &s->pinned_capacity,
+                                sizeof(lk_segment *), NULL) == LK_OK;
     if (listed) s->pinned[s->pinned_count++] = segment;
     lk_lock_release(&s->view_lock);
     if (!listed) lk_segment_unref(segment); /* whoever holds it frees it; it is not counted */
@@ -159,5 +153,6 @@ void lk_budget_end(lk_store *s)
     for (uint32_t i = 0; i < s->pinned_count; i++) lk_segment_unref(s->pinned[i]);
     free(s->pinned);
     s->pinned = NULL;
-    s->pinned_count = s->pinned_capacity = 0;
+    s->pinned_count = 0;
+    s->pinned_capacity = 0;
 }

@@ -30,6 +30,7 @@
 
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "hash.h"
 
@@ -68,13 +69,7 @@ static lk_status table_finish(compactor *x, lk_error *err)
     lk_status st = LK_OK;
     lk_compact_part *p = x->part;
     if (x->writer == NULL) return LK_OK;
-    if (p->table_count == p->table_capacity) {
-        uint32_t capacity = p->table_capacity == 0 ? 8 : p->table_capacity * 2;
-        lk_table_meta *bigger = realloc(p->tables, capacity * sizeof *bigger);
-        if (bigger == NULL) return lk_fail_nomem(err, capacity * sizeof *bigger);
-        p->tables = bigger;
-        p->table_capacity = capacity;
-    }
+    LK_TRY(lk_array_grow(&p->tables, p->table_count, &p->table_capacity, sizeof *p->tables, err));
     lk_table_meta *meta = &p->tables[p->table_count];
     LK_TRY(lk_table_writer_finish(x->writer, meta, err));
     meta->written = p->written_us;
@@ -271,19 +266,13 @@ static bool moves(const compactor *x, const lk_row *row, lk_blob_ref *out)
 static lk_status value_take(compactor *x, lk_row *row, const lk_blob_ref *ref, lk_error *err)
 {
     lk_status st = LK_OK;
-    uint32_t head = lk_kind_head_bytes(row->kind);
     lk_bytes value;
     size_t room;
     LK_TRY(lk_blob_files_room(x->part->blobs, ref, &room, err));
     x->value.len = 0;
     LK_TRY(lk_buffer_reserve(&x->value, room, err));
     LK_TRY(lk_blob_files_read(x->part->blobs, ref, x->value.data, &value, err));
-    /* The head goes before it, where bytes of the record stood. */
-    uint8_t *to = (uint8_t *)(uintptr_t)value.data - head;
-    memcpy(to, row->value, head);
-    row->value = to;
-    row->value_len = (uint32_t)value.len + head;
-    row->kind = LK_KIND_PUT | (row->kind & LK_KIND_UNTIL);
+    lk_blob_row_take(row, value);
 done:
     return st;
 }
@@ -637,5 +626,6 @@ void lk_compact_part_deinit(lk_compact_part *p, bool unlink)
     }
     free(p->tables);
     p->tables = NULL;
-    p->table_count = p->table_capacity = 0;
+    p->table_count = 0;
+    p->table_capacity = 0;
 }

@@ -39,7 +39,8 @@ typedef struct lk_compact_part {
 
     /* what came of it */
     lk_table_meta *tables; /* in key order */
-    uint32_t table_count, table_capacity;
+    uint32_t table_count;
+    size_t table_capacity;
     uint64_t rows_in, rows_copied;
     uint64_t merge_failures;
     lk_error merge_failure;

@@ -6,6 +6,7 @@
  */
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "manifest_json.h"
 #include "version.h"
@@ -50,15 +51,7 @@ void lk_edit_deinit(lk_edit *e)
 /* `array` with room for one more item of `size` bytes, or NULL. */
 static void *grow(lk_edit *e, int which, void *array, size_t count, size_t size, lk_error *err)
 {
-    if (count < e->capacity[which]) return array;
-    size_t capacity = count < 4 ? 8 : count * 2;
-    void *bigger = count > SIZE_MAX / 2 / size ? NULL : realloc(array, capacity * size);
-    if (bigger == NULL) {
-        lk_fail_nomem(err, capacity * size);
-        return NULL;
-    }
-    e->capacity[which] = capacity;
-    return bigger;
+    return lk_array_grow(&array, count, &e->capacity[which], size, err) == LK_OK ? array : NULL;
 }
 
 /* A copy of at least one byte, so that NULL means no memory. */

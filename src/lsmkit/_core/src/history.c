@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "array.h"
 #include "segment.h"
 
 void lk_history_init(lk_history *h)
@@ -31,15 +32,8 @@ static bool insert(lk_history *h, const lk_past *past)
 {
     lk_lock_acquire(&h->lock);
     size_t at = h->count;
-    if (h->count == h->capacity) {
-        size_t capacity = h->capacity == 0 ? 16 : 2 * h->capacity;
-        lk_past *items = realloc(h->items, capacity * sizeof *items);
-        if (items != NULL) {
-            h->items = items;
-            h->capacity = capacity;
-        }
-    }
-    bool has_room = h->count < h->capacity;
+    bool has_room =
+        lk_array_grow(&h->items, h->count, &h->capacity, sizeof *h->items, NULL) == LK_OK;
     if (has_room) {
         while (at > 0 && h->items[at - 1].generation > past->generation) at--;
         memmove(h->items + at + 1, h->items + at, (h->count - at) * sizeof *h->items);

@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "column_order.h"
 #include "stamp.h"
@@ -26,7 +27,8 @@ typedef struct ingest {
     lk_table_options table;
     uint64_t table_bytes;
     lk_table_writer **writers;
-    uint32_t count, capacity;
+    uint32_t count;
+    size_t capacity;
     bool cut; /* the last table is large enough */
     lk_row rows[ROWS];
     uint8_t scratch[ROWS][2][8];
@@ -41,15 +43,11 @@ typedef struct ingest {
 
 static lk_status table_begin(ingest *g, lk_error *err)
 {
-    if (g->count == g->capacity) {
-        uint32_t capacity = g->capacity == 0 ? 16 : 2 * g->capacity;
-        lk_table_writer **more = realloc(g->writers, capacity * sizeof *more);
-        if (more == NULL) return lk_fail_nomem(err, capacity * sizeof *more);
-        g->writers = more;
-        g->capacity = capacity;
-    }
-    lk_status st = lk_table_writer_new(g->s->env, g->s->dir, lk_manifest_next_file(g->s->manifest),
-                                       g->tree, &g->table, &g->writers[g->count], err);
+    lk_status st =
+        lk_array_grow(&g->writers, g->count, &g->capacity, sizeof(lk_table_writer *), err);
+    if (st != LK_OK) return st;
+    st = lk_table_writer_new(g->s->env, g->s->dir, lk_manifest_next_file(g->s->manifest), g->tree,
+                             &g->table, &g->writers[g->count], err);
     if (st == LK_OK) g->count++;
     return st;
 }

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "array.h"
+
 void lk_manifest_table_write(lk_json_writer *w, const lk_table_meta *meta, uint32_t level,
                              uint64_t stamp)
 {
@@ -125,7 +127,8 @@ static uint64_t *table_number(lk_bytes name, lk_table_meta *m, uint64_t *stamp, 
 /* Files of values, [file, size, rows, bytes] each. */
 static lk_status read_blobs(lk_json_reader *r, lk_table_meta *out, lk_error *err)
 {
-    uint32_t capacity = 0;
+    lk_status st;
+    size_t capacity = 0;
     if (!lk_json_enter(r, '[')) return LK_OK;
     while (lk_json_element(r)) {
         lk_blob_use use = {0};
@@ -139,12 +142,8 @@ static lk_status read_blobs(lk_json_reader *r, lk_table_meta *out, lk_error *err
         }
         if (lk_json_element(r)) (void)lk_json_fault(r, "a file of values has four numbers");
         if (r->fault != NULL) return LK_OK;
-        if (out->blob_count == capacity) {
-            capacity = capacity == 0 ? 8 : 2 * capacity;
-            lk_blob_use *larger = realloc(out->blobs, capacity * sizeof *larger);
-            if (larger == NULL) return lk_fail_nomem(err, capacity * sizeof *larger);
-            out->blobs = larger;
-        }
+        st = lk_array_grow(&out->blobs, out->blob_count, &capacity, sizeof use, err);
+        if (st != LK_OK) return st;
         out->blobs[out->blob_count++] = use;
     }
     return LK_OK;

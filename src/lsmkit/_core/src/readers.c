@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "hash.h"
 
@@ -135,17 +136,11 @@ typedef struct pins {
 
 static void pins_add(pins *p, uint64_t version)
 {
-    if (p->count == p->capacity) {
-        size_t more = p->capacity == 0 ? 16 : p->capacity * 2;
-        uint64_t *grown = realloc(p->versions, more * sizeof *grown);
-        if (grown == NULL) {
-            p->everything = true;
-            return;
-        }
-        p->versions = grown;
-        p->capacity = more;
+    if (lk_array_grow(&p->versions, p->count, &p->capacity, sizeof version, NULL) == LK_OK) {
+        p->versions[p->count++] = version;
+    } else {
+        p->everything = true;
     }
-    p->versions[p->count++] = version;
 }
 
 static void pins_read(pins *p, lk_env *env, const char *path)
@@ -292,15 +287,8 @@ void lk_readers_hold(lk_readers *r, lk_version *old)
     free(p.versions);
     if (!needed) return;
     lk_lock_acquire(&r->lock);
-    if (r->held_count == r->held_capacity) {
-        size_t more = r->held_capacity == 0 ? 8 : r->held_capacity * 2;
-        lk_version **grown = realloc(r->held, more * sizeof(lk_version *));
-        if (grown != NULL) {
-            r->held = grown;
-            r->held_capacity = more;
-        }
-    }
-    if (r->held_count < r->held_capacity) {
+    if (lk_array_grow(&r->held, r->held_count, &r->held_capacity, sizeof(lk_version *), NULL) ==
+        LK_OK) {
         lk_version_ref(old);
         r->held[r->held_count++] = old;
     } else {
@@ -339,16 +327,7 @@ lk_status lk_readers_leave(lk_readers *r, const char *path, lk_error *err)
     if (copy == NULL) return lk_fail_nomem(err, strlen(path));
     LK_ASSERT(r->found != NULL);
     lk_lock_acquire(&r->lock);
-    if (r->left_count == r->left_capacity) {
-        size_t more = r->left_capacity == 0 ? 16 : r->left_capacity * 2;
-        char **grown = realloc(r->left, more * sizeof *grown);
-        if (grown == NULL) {
-            st = lk_fail_nomem(err, more * sizeof *grown);
-            goto done;
-        }
-        r->left = grown;
-        r->left_capacity = more;
-    }
+    LK_TRY(lk_array_grow(&r->left, r->left_count, &r->left_capacity, sizeof(char *), err));
     r->left[r->left_count++] = copy;
     copy = NULL;
 done:

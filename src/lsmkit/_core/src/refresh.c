@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "glance.h"
 #include "pulse.h"
@@ -102,15 +103,9 @@ void lk_store_follow_end(lk_store *s)
 
 static lk_status tails_add(tails *t, lk_segment *segment, lk_error *err)
 {
-    if (t->count == t->capacity) {
-        size_t more = t->capacity == 0 ? 8 : t->capacity * 2;
-        lk_segment **grown = realloc(t->segments, more * sizeof(lk_segment *));
-        if (grown == NULL) return lk_fail_nomem(err, more * sizeof(lk_segment *));
-        t->segments = grown;
-        t->capacity = more;
-    }
-    t->segments[t->count++] = segment;
-    return LK_OK;
+    lk_status st = lk_array_grow(&t->segments, t->count, &t->capacity, sizeof(lk_segment *), err);
+    if (st == LK_OK) t->segments[t->count++] = segment;
+    return st;
 }
 
 static void tails_free(tails *t)
@@ -153,13 +148,7 @@ done:
 /* Room for one more view, so that replacing it cannot fail. */
 static lk_status held_reserve(lk_follower *f, lk_error *err)
 {
-    if (f->held_count < f->held_capacity) return LK_OK;
-    size_t more = f->held_capacity == 0 ? 8 : f->held_capacity * 2;
-    lk_view **grown = realloc(f->held, more * sizeof(lk_view *));
-    if (grown == NULL) return lk_fail_nomem(err, more * sizeof(lk_view *));
-    f->held = grown;
-    f->held_capacity = more;
-    return LK_OK;
+    return lk_array_grow(&f->held, f->held_count, &f->held_capacity, sizeof(lk_view *), err);
 }
 
 /* Views that no scan and no snapshot holds any more. */

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "destroy.h"
 #include "manifest_file.h"
@@ -71,13 +72,9 @@ static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static lk_status found_add(repair *r, lk_table_meta *meta, lk_error *err)
 {
-    if (r->found_count == r->found_capacity) {
-        size_t capacity = r->found_capacity == 0 ? 64 : 2 * r->found_capacity;
-        found_table *more = realloc(r->found, capacity * sizeof *more);
-        if (more == NULL) return lk_fail_nomem(err, capacity * sizeof *more);
-        r->found = more;
-        r->found_capacity = capacity;
-    }
+    lk_status st =
+        lk_array_grow(&r->found, r->found_count, &r->found_capacity, sizeof *r->found, err);
+    if (st != LK_OK) return st;
     r->found[r->found_count++] = (found_table){.meta = *meta};
     memset(meta, 0, sizeof *meta);
     return LK_OK;
@@ -85,15 +82,9 @@ static lk_status found_add(repair *r, lk_table_meta *meta, lk_error *err)
 
 static lk_status aside_add(repair *r, uint64_t file, lk_error *err)
 {
-    if (r->aside_count == r->aside_capacity) {
-        size_t capacity = r->aside_capacity == 0 ? 64 : 2 * r->aside_capacity;
-        uint64_t *more = realloc(r->aside, capacity * sizeof *more);
-        if (more == NULL) return lk_fail_nomem(err, capacity * sizeof *more);
-        r->aside = more;
-        r->aside_capacity = capacity;
-    }
-    r->aside[r->aside_count++] = file;
-    return LK_OK;
+    lk_status st = lk_array_grow(&r->aside, r->aside_count, &r->aside_capacity, sizeof file, err);
+    if (st == LK_OK) r->aside[r->aside_count++] = file;
+    return st;
 }
 
 /* ---- writing rows ---- */

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "array.h"
 #include "frame.h"
 #include "manifest_file.h"
 #include "segment.h"
@@ -15,14 +16,9 @@ static lk_status note_table(lk_salvaged_lines *s, const lk_table_meta *meta, lk_
     for (size_t i = 0; i < s->table_count; i++) {
         if (s->tables[i].file == meta->file) return LK_OK;
     }
-    if (s->table_count == s->table_capacity) {
-        size_t capacity = s->table_capacity == 0 ? 64 : 2 * s->table_capacity;
-        lk_table_meta *more = realloc(s->tables, capacity * sizeof *more);
-        if (more == NULL) return lk_fail_nomem(err, capacity * sizeof *more);
-        s->tables = more;
-        s->table_capacity = capacity;
-    }
-    lk_status st = lk_table_meta_copy(meta, &s->tables[s->table_count], err);
+    lk_status st =
+        lk_array_grow(&s->tables, s->table_count, &s->table_capacity, sizeof *s->tables, err);
+    if (st == LK_OK) st = lk_table_meta_copy(meta, &s->tables[s->table_count], err);
     if (st == LK_OK) s->table_count++;
     return st;
 }

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "array.h"
+
 static bool is_damage(lk_status st)
 {
     return st == LK_CORRUPT || st == LK_UNSUPPORTED || st == LK_NOT_FOUND;
@@ -26,13 +28,7 @@ static lk_status file_find(lk_salvaged_values *v, uint64_t number, lk_salvaged_f
         *out = &v->files[i];
         if (v->files[i].number == number) return LK_OK;
     }
-    if (v->count == v->capacity) {
-        size_t capacity = v->capacity == 0 ? 16 : 2 * v->capacity;
-        lk_salvaged_file *more = realloc(v->files, capacity * sizeof *more);
-        if (more == NULL) return lk_fail_nomem(err, capacity * sizeof *more);
-        v->files = more;
-        v->capacity = capacity;
-    }
+    LK_TRY(lk_array_grow(&v->files, v->count, &v->capacity, sizeof *v->files, err));
     lk_salvaged_file *f = &v->files[v->count];
     *f = (lk_salvaged_file){.number = number};
     LK_TRY(lk_blob_file_new(v->env, v->dir, number, 0, &f->file, err));
@@ -67,10 +63,9 @@ lk_status lk_salvaged_values_take(lk_salvaged_values *v, lk_row *row, bool *out_
     lk_error why;
     lk_bytes value;
     size_t room;
-    uint32_t head = lk_kind_head_bytes(row->kind);
     *out_found = true;
     if (!lk_kind_is_blob(row->kind)) return LK_OK;
-    lk_blob_ref ref = lk_blob_ref_decode(row->value + head);
+    lk_blob_ref ref = lk_blob_ref_decode(row->value + lk_kind_head_bytes(row->kind));
     LK_TRY(file_find(v, ref.file, &f, &why, err));
     st = lk_blob_file_room(f->file, &ref, &room, &why);
     if (st == LK_OK) {
@@ -86,12 +81,7 @@ lk_status lk_salvaged_values_take(lk_salvaged_values *v, lk_row *row, bool *out_
         if (err != NULL) *err = why;
         goto done;
     }
-    /* The head goes before it, where bytes of the record stood. */
-    uint8_t *to = (uint8_t *)(uintptr_t)value.data - head;
-    memcpy(to, row->value, head);
-    row->value = to;
-    row->value_len = (uint32_t)value.len + head;
-    row->kind = LK_KIND_PUT | (row->kind & LK_KIND_UNTIL);
+    lk_blob_row_take(row, value);
 done:
     return st;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "array.h"
 #include "check.h"
 
 static void must(bool done)
@@ -160,12 +161,9 @@ static bool record_add(lk_sim_record *record, lk_sim_inode *dir, const char *nam
 /* Changes the present names as `record` says and puts it into the log, which takes it over. */
 static int commit(lk_sim_disk *disk, lk_sim_record *record)
 {
-    if (disk->log_count == disk->log_capacity) {
-        size_t capacity = disk->log_capacity == 0 ? 16 : 2 * disk->log_capacity;
-        lk_sim_record *grown = realloc(disk->log, capacity * sizeof *grown);
-        if (grown == NULL) return ENOMEM;
-        disk->log = grown;
-        disk->log_capacity = capacity;
+    if (lk_array_grow(&disk->log, disk->log_count, &disk->log_capacity, sizeof *disk->log, NULL) !=
+        LK_OK) {
+        return ENOMEM;
     }
     for (size_t i = 0; i < record->count; i++) {
         lk_sim_change *change = &record->changes[i];

@@ -143,7 +143,8 @@ typedef struct lk_store {
     uint32_t retired_count;
     /* Flushed segments that are of no more use but to scans; guarded by view_lock. */
     lk_segment **pinned;
-    uint32_t pinned_count, pinned_capacity;
+    uint32_t pinned_count;
+    size_t pinned_capacity;
     uint64_t pins_evict_ns;         /* the keeper's */
     _Atomic uint64_t writers_bytes; /* what flush, compaction and ingest hold to write tables */
 

@@ -34,7 +34,7 @@ static void tree_unref(lk_tree_version *t)
     if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1) return;
     for (uint32_t i = 0; i < t->file_count; i++) lk_table_unref(t->files[i].table);
     lk_tombs_unref(t->tombs);
-    lk_blob_files_unref(t->blobs);
+    lk_blob_files_free(t->blobs);
     free(t);
 }
 

@@ -72,7 +72,7 @@ lk_status lk_version_blobs_gather(lk_tree_version *t, const lk_tree_version *old
     t->blobs = files;
     files = NULL;
 done:
-    lk_blob_files_unref(files);
+    lk_blob_files_free(files);
     free(uses);
     return st;
 }

@@ -12,6 +12,7 @@
 
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
 #include "version_blobs.h"
 #include "version_work.h"
@@ -307,7 +308,7 @@ static lk_status check_meta(const lk_version_build *b, const lk_table_meta *m, u
     return what == NULL ? LK_OK : misfit_file(b, m->tree, m->file, what, err);
 }
 
-/* Whether another tree holds the file. Numbers lk_work_grow, so mostly nothing is searched. */
+/* Whether another tree holds the file. Numbers grow, so mostly nothing is searched. */
 static bool is_in_another_tree(const lk_version_build *b, uint32_t tree, uint64_t file)
 {
     if (file > b->max_file) return false;
@@ -363,8 +364,7 @@ static lk_status build_file(lk_version_build *b, const lk_table_meta *meta, uint
     if (is_in_another_tree(b, meta->tree, meta->file)) {
         return misfit_file(b, meta->tree, meta->file, "is one of another tree", err);
     }
-    LK_TRY(
-        lk_work_grow((void **)&t->files, t->file_count, &t->file_capacity, sizeof *t->files, err));
+    LK_TRY(lk_array_grow(&t->files, t->file_count, &t->file_capacity, sizeof *t->files, err));
     if (table == NULL) table = table_shared(b, meta);
     if (table != NULL) {
         LK_ASSERT(is_same_table(lk_table_meta_of(table), meta));

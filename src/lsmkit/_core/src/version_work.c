@@ -3,18 +3,8 @@
 
 #include <stdlib.h>
 
+#include "array.h"
 #include "check.h"
-
-lk_status lk_work_grow(void **array, uint32_t count, uint32_t *capacity, size_t size, lk_error *err)
-{
-    if (count < *capacity) return LK_OK;
-    size_t bigger = count < 2 ? 4 : (size_t)count * 2;
-    void *p = bigger > UINT32_MAX ? NULL : realloc(*array, bigger * size);
-    if (p == NULL) return lk_fail_nomem(err, bigger * size);
-    *array = p;
-    *capacity = (uint32_t)bigger;
-    return LK_OK;
-}
 
 /* ---- runs ---- */
 
@@ -102,7 +92,7 @@ uint32_t lk_work_range_find(const lk_work_range *g, uint32_t level, uint64_t sta
 
 lk_status lk_work_range_insert(lk_work_range *g, uint32_t i, lk_work_run run, lk_error *err)
 {
-    lk_status st = lk_work_grow((void **)&g->runs, g->count, &g->capacity, sizeof *g->runs, err);
+    lk_status st = lk_array_grow(&g->runs, g->count, &g->capacity, sizeof *g->runs, err);
     if (st != LK_OK) return st;
     memmove(g->runs + i + 1, g->runs + i, (g->count - i) * sizeof *g->runs);
     g->runs[i] = run;
@@ -178,7 +168,7 @@ void lk_work_tree_free(lk_work_tree *t)
 lk_status lk_work_tree_empty(lk_work_tree *t, lk_error *err)
 {
     tree_clear(t);
-    lk_status st = lk_work_grow((void **)&t->ranges, 0, &t->range_capacity, sizeof *t->ranges, err);
+    lk_status st = lk_array_grow(&t->ranges, 0, &t->range_capacity, sizeof *t->ranges, err);
     if (st != LK_OK) return st;
     t->ranges[0] = (lk_work_range){.lower = {(const uint8_t *)"", 0}};
     t->range_count = 1;
@@ -206,9 +196,9 @@ lk_status lk_work_tree_copy(lk_work_tree *t, const lk_tree_version *old, lk_erro
     if (old->tombs != NULL) lk_tombs_ref(old->tombs);
     t->tombs = old->tombs;
     t->range_count = old->range_count;
-    t->range_capacity = (uint32_t)range_capacity;
+    t->range_capacity = range_capacity;
     t->file_count = old->file_count;
-    t->file_capacity = (uint32_t)file_capacity;
+    t->file_capacity = file_capacity;
     return LK_OK;
 }
 
@@ -216,7 +206,7 @@ lk_status lk_work_tree_insert(lk_work_tree *t, uint32_t i, const lk_work_range *
                               lk_error *err)
 {
     lk_status st =
-        lk_work_grow((void **)&t->ranges, t->range_count, &t->range_capacity, sizeof *range, err);
+        lk_array_grow(&t->ranges, t->range_count, &t->range_capacity, sizeof *range, err);
     if (st != LK_OK) return st;
     memmove(t->ranges + i + 1, t->ranges + i, (t->range_count - i) * sizeof *range);
     t->ranges[i] = *range;

@@ -28,15 +28,15 @@ typedef struct lk_work_range {
     const lk_range *old; /* not NULL: as it was; the runs are not taken apart */
     lk_work_run *runs;
     uint32_t count;
-    uint32_t capacity;
+    size_t capacity;
     bool owns_lower;
     bool changed; /* since the skyline was last pruned */
 } lk_work_range;
 
 typedef struct lk_work_tree {
     uint32_t tree;
-    uint32_t range_count, range_capacity;
-    uint32_t file_count, file_capacity;
+    uint32_t range_count, file_count;
+    size_t range_capacity, file_capacity;
     bool has_leavers; /* some file stands nowhere */
     uint64_t stands;  /* sum of files[].ranges */
     lk_work_range *ranges;
@@ -61,10 +61,6 @@ static inline int lk_bytes_compare(lk_bytes a, lk_bytes b)
 {
     return lk_key_compare(a.data, a.len, b.data, b.len);
 }
-
-/* `array` of `*capacity` items of `size` bytes, with room for one more than `count`. */
-lk_status lk_work_grow(void **array, uint32_t count, uint32_t *capacity, size_t size,
-                       lk_error *err);
 
 /* ---- runs ---- */
 
