@@ -91,6 +91,25 @@ class _Given:
         return self
 
 
+class _Closing:
+    """What is closed at the end of an `async with` block."""
+
+    if TYPE_CHECKING:
+
+        async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
 def _is_short(value: object) -> bool:
     try:
         return memoryview(value).nbytes <= SHORT_BYTES  # type: ignore[arg-type]
@@ -329,7 +348,7 @@ class _Reading:
         return AsyncScan(self._threads, begin, rows=rows)
 
 
-class AsyncSnapshot(_Given, _Reading):
+class AsyncSnapshot(_Given, _Closing, _Reading):
     """One moment of a store, for `async with`: the reading half of `AsyncTree`."""
 
     def __init__(self, threads: Threads, snapshot: Snapshot) -> None:
@@ -343,19 +362,8 @@ class AsyncSnapshot(_Given, _Reading):
         """Lets go of the moment; reading through it is a ClosedError from now on."""
         self._snapshot.close()
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._snapshot.close()
-
-
-class AsyncCursor(_Given):
+class AsyncCursor(_Given, _Closing):
     """A cursor, for `async with`; it stands on no row until it is moved. For one task at a time."""
 
     def __init__(self, threads: Threads, snapshot: Snapshot, ours: bool) -> None:
@@ -411,17 +419,6 @@ class AsyncCursor(_Given):
             self._cursor.close()
         elif self._ours:
             self._snapshot.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def _row(self) -> core.Cursor:
         if self._cursor is None:
@@ -962,7 +959,7 @@ class AsyncKeyspace(AsyncTree):
         return f"<{self._of!r}.aio>"
 
 
-class AsyncStore(AsyncTree):
+class AsyncStore(_Closing, AsyncTree):
     """An open store as coroutines: `db.aio`. An asynchronous context manager, which closes it."""
 
     _of: DB
@@ -1015,14 +1012,6 @@ class AsyncStore(AsyncTree):
     async def __aenter__(self) -> Self:
         self._of._handle.check()
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def __repr__(self) -> str:
         return f"<{self._of!r}.aio>"

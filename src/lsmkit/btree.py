@@ -7,13 +7,13 @@ of the two suits its own data, and use the one that does.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 
 from ._core import core
 from ._record import Record, check_int, record
+from .db import located
 from .errors import OptionsError
-from .tree import Closing, Scanned
+from .tree import Closing, Scanned, pairs_of
 from .verify import Verification
 
 TYPE_CHECKING = False
@@ -63,18 +63,7 @@ def open_btree(
     check_int("sync_interval_ms", sync_interval_ms, 1, 3_600_000, "milliseconds")
     if page_bytes is not None and page_bytes not in PAGE_BYTES:
         raise ValueError(f"page_bytes must be 4096, 8192, 16384 or 32768, not {page_bytes!r}")
-    shown = os.fsdecode(path)
-    if not shown or "\0" in shown:
-        raise ValueError(f"path is {shown!r}; it must be the name of a directory")
-    machine = None if disk is None else disk._core
-    if shown == ":memory:":
-        where = b"/tree"
-        machine = machine or core.Disk()
-    elif machine is None:
-        where = os.fsencode(os.path.abspath(shown))
-    else:
-        where = os.fsencode(os.path.join("/", shown))
-        machine.make_directories(where)
+    shown, where, machine = located(path, disk, b"/tree")
     tree = BTree.__new__(BTree)
     tree._open(
         where,
@@ -240,22 +229,9 @@ class BTree(Closing, core.BTreeHandle, Scanned, MutableMapping[bytes, bytes]):
         """A `BTreeCursor`: seeks to a key and walks both ways from it."""
         return core.btree_cursor(self)
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self.scan_keys()
-
-    def __reversed__(self) -> Iterator[bytes]:
-        return self.scan_keys(reverse=True)
-
     def update(self, other: Any = (), /, **named: bytes) -> None:
         """Stores all pairs of a mapping, or of an iterable of pairs, as one `put_many`."""
-        if named:
-            raise TypeError("keys are bytes; keywords would be str")
-        if isinstance(other, Mapping):
-            pairs = list(other.items())
-        elif hasattr(other, "keys"):
-            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
-        else:
-            pairs = list(other)
+        pairs = pairs_of(other, named)
         self.put_many([key for key, _ in pairs], [value for _, value in pairs])
 
     def popitem(self) -> tuple[bytes, bytes]:

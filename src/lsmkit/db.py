@@ -77,18 +77,7 @@ def open(
     chosen = (options or Options()).replace(**overrides)
     if follow and not read_only:
         raise OptionsError("follow=True is for a store that is opened with read_only=True")
-    shown = os.fsdecode(path)
-    if not shown or "\0" in shown:
-        raise ValueError(f"path is {shown!r}; it must be the name of a directory")
-    machine = None if disk is None else disk._core
-    if shown == ":memory:":
-        where = b"/store"
-        machine = machine or core.Disk()
-    elif machine is None:
-        where = os.fsencode(os.path.abspath(shown))
-    else:
-        where = os.fsencode(os.path.join("/", shown))
-        machine.make_directories(where)
+    shown, where, machine = located(path, disk)
     while True:
         properties = _settled(lambda: core.stored_properties(where, machine))
         stored = properties.get("options")
@@ -121,6 +110,24 @@ def open(
                 disk._opened(db)
             return db
         handle.close()
+
+
+def located(
+    path: Path, disk: FaultyDisk | None, in_memory: bytes = b"/store"
+) -> tuple[str, bytes, core.Disk | None]:
+    """What a caller names: as it is shown, its directory, and the machine on which that is; None is
+    the real one. ":memory:" is `in_memory` of a machine of its own, unless one is given."""
+    shown = os.fsdecode(path)
+    if not shown or "\0" in shown:
+        raise ValueError(f"path is {shown!r}; it must be the name of a directory")
+    machine = None if disk is None else disk._core
+    if shown == ":memory:":
+        return shown, in_memory, machine or core.Disk()
+    if machine is None:
+        return shown, os.fsencode(os.path.abspath(shown)), None
+    where = os.fsencode(os.path.join("/", shown))
+    machine.make_directories(where)
+    return shown, where, machine
 
 
 def _follower() -> type[DB]:

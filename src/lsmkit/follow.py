@@ -11,7 +11,6 @@ from .tree import WritableTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from typing_extensions import Self
@@ -60,12 +59,6 @@ class Following(WritableTree):
 
     def scan_columns(self, *bounds: Any, **how: Any) -> Any:
         return super(Following, self._caught_up()).scan_columns(*bounds, **how)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return super(Following, self._caught_up()).__iter__()
-
-    def __reversed__(self) -> Iterator[bytes]:
-        return super(Following, self._caught_up()).__reversed__()
 
     def __len__(self) -> int:
         return super(Following, self._caught_up()).__len__()

@@ -228,12 +228,6 @@ class Transaction(Scanned, MutableMapping[bytes, bytes]):
         )
         return (value for _, value in pairs)
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self.scan_keys()
-
-    def __reversed__(self) -> Iterator[bytes]:
-        return self.scan_keys(reverse=True)
-
     def __len__(self) -> int:
         """How many keys there are: O(n), and all of them count as read."""
         return sum(1 for _ in self.scan())

@@ -54,7 +54,14 @@ class Scanned(Mapping[bytes, bytes]):
     if TYPE_CHECKING:
 
         def scan(self) -> Iterator[tuple[bytes, bytes]]: ...
+        def scan_keys(self, *, reverse: bool = False) -> Iterator[bytes]: ...
         def scan_values(self) -> Iterator[bytes]: ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.scan_keys()
+
+    def __reversed__(self) -> Iterator[bytes]:
+        return self.scan_keys(reverse=True)
 
     def items(self) -> ItemsView[bytes, bytes]:
         return _Items(self)
@@ -182,12 +189,6 @@ class _Readable(core.Reader):
     def cursor(self) -> core.Cursor:
         """A `Cursor`: seeks to a key and walks both ways from it, over the store as it is now."""
         return core.cursor(self)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return core.scan_keys(self)
-
-    def __reversed__(self) -> Iterator[bytes]:
-        return core.scan_keys(self, reverse=True)
 
     def __len__(self) -> int:
         """How many keys there are: exact, and O(n)."""

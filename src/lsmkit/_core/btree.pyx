@@ -217,13 +217,7 @@ cdef class BTreeHandle:
                 value = bytes_from(<const char *>found.data, <Py_ssize_t>found.len)
             lk_btree_read_end(self.t)
             if st == LK_OK:
-                if value != NULL:
-                    result = <object>value
-                    Py_DECREF_pointer(value)
-                    return result
-                if found.data != NULL:
-                    raise MemoryError()
-                return None
+                return None if found.data == NULL else owned(value)
             if st != LK_MISS:
                 raise_error(&err)
         return self.fetch(key)

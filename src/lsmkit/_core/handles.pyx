@@ -24,6 +24,15 @@ cdef enum:
     RATES_FLUSHES = 50  # means are taken over the last 50 to 100 flushes
 
 
+cdef inline object owned(PyObject *value):
+    """The object to which C gave a reference, which goes over; NULL: there was no memory for it."""
+    if value == NULL:
+        raise MemoryError()
+    result = <object>value
+    Py_DECREF_pointer(value)
+    return result
+
+
 cdef double seconds_of(object seconds, str name) except -1:
     cdef double value = seconds
     if not value >= 0:
@@ -613,11 +622,7 @@ cdef class Reader:
             value = bytes_from(<const char *>answer.value.data, <Py_ssize_t>answer.value.len)
         lk_guard_exit(&self.s.guard, token)
         if found == LK_LOOKUP_VALUE:
-            if value == NULL:
-                raise MemoryError()
-            result = <object>value
-            Py_DECREF_pointer(value)
-            return result
+            return owned(value)
         if found == LK_LOOKUP_ABSENT:
             if seq == 0:
                 self.check_open()

@@ -23,11 +23,7 @@ def get_now(Reader of not None, key, default, later):
         value = bytes_from(<const char *>answer.value.data, <Py_ssize_t>answer.value.len)
     lk_guard_exit(&of.s.guard, token)
     if found == LK_LOOKUP_VALUE:
-        if value == NULL:
-            raise MemoryError()
-        result = <object>value
-        Py_DECREF_pointer(value)
-        return result
+        return owned(value)
     return default if found == LK_LOOKUP_ABSENT else later
 
 

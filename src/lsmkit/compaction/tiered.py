@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..version import Range, Run, Tree
 
-__all__ = ["SizeTiered", "groups_of", "is_taken", "merge_in_place", "taken_files", "waiting_runs"]
+__all__ = [
+    "SizeTiered",
+    "fullest_tier",
+    "groups_of",
+    "is_taken",
+    "merge_in_place",
+    "taken_files",
+    "waiting_runs",
+]
 
 
 @record(frozen=True, kw_only=True)
@@ -65,12 +73,7 @@ class SizeTiered(Policy):
             job = None if taken else self._move(tree, r, options)
             if job is not None:
                 return job
-            for first, end in groups_of(tree, r, options, self.runs):
-                if end - first < self.runs or is_taken(r.runs[first:end], taken):
-                    continue
-                if best is None or end - first > best.priority:
-                    reason = "runs of about the same size"
-                    best = merge_in_place(tree, r, options, first, end, reason)
+            best = fullest_tier(tree, r, options, self.runs, taken, best)
         return best
 
     def _move(self, tree: Tree, r: Range, options: Options) -> Job | None:
@@ -95,6 +98,26 @@ class SizeTiered(Policy):
                     reason="nothing older overlaps",
                 )
         return None
+
+
+def fullest_tier(
+    tree: Tree,
+    r: Range,
+    options: Options,
+    runs: int,
+    taken: frozenset[int],
+    best: Job | None,
+    first: int = 0,
+    end: int | None = None,
+) -> Job | None:
+    """The merge of the tier of [first, end) with the most runs, if those are `runs` or more, and
+    more than `best` has; else `best`."""
+    for begin, behind in groups_of(tree, r, options, runs, first, end):
+        if behind - begin < runs or is_taken(r.runs[begin:behind], taken):
+            continue
+        if best is None or behind - begin > best.priority:
+            best = merge_in_place(tree, r, options, begin, behind, "runs of about the same size")
+    return best
 
 
 def groups_of(

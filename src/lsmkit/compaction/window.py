@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from .._record import check_float, check_int, record
 from .policy import Policy, dead_bytes, is_alone, small_bytes, touches
-from .tiered import groups_of, is_taken, merge_in_place, taken_files, waiting_runs
+from .tiered import fullest_tier, is_taken, merge_in_place, taken_files, waiting_runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,12 +129,7 @@ class TimeWindow(ByAge):
             for first, end in reversed(windows[1:]):
                 if end - first > 1 and not is_taken(r.runs[first:end], taken):
                     return merge_in_place(tree, r, options, first, end, "the window is over")
-            for first, end in groups_of(tree, r, options, self.runs, *windows[0]):
-                if end - first < self.runs or is_taken(r.runs[first:end], taken):
-                    continue
-                if best is None or end - first > best.priority:
-                    reason = "runs of about the same size"
-                    best = merge_in_place(tree, r, options, first, end, reason)
+            best = fullest_tier(tree, r, options, self.runs, taken, best, *windows[0])
         return best
 
     def _groups(self, r: Range) -> list[tuple[int, int]]:
