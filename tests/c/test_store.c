@@ -956,3 +956,32 @@ LK_TEST(readers_open_beside_a_busy_owner)
     store_close(b.store);
     lk_sim_free(sim);
 }
+
+/* Where a step began within a page the kernel would do nothing, and the writer meet every page. */
+LK_TEST(pages_ahead_of_the_writer_are_made_present_in_whole_steps)
+{
+    enum { MIB = 1 << 20 };
+    lk_sim *sim = lk_sim_new(lk_test_seed());
+    lk_store_options o = store_options(true, 32 * MIB);
+    lk_store *s = store_open(sim, &o);
+    char *value = malloc(MIB + 1);
+    CHECK(value != NULL);
+    memset(value, 'x', MIB);
+    value[MIB] = 0;
+    uint64_t position = 0, populated = 0;
+    for (int i = 0; i < 6; i++) {
+        store_put(s, 0, "key", value);
+        lk_lock_acquire(&s->write_lock);
+        position = s->active->position;
+        lk_lock_release(&s->write_lock);
+        do {
+            (void)sched_yield();
+            populated = atomic_load(&s->active->populated);
+        } while (populated < position);
+        CHECK(populated % MIB == 0);
+    }
+    CHECK(position > 6 * MIB);
+    free(value);
+    store_close(s);
+    lk_sim_free(sim);
+}

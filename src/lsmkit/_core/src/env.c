@@ -215,7 +215,7 @@ lk_status lk_env_unprotect(lk_env *env, uint8_t *map, size_t bytes, lk_error *er
 
 void lk_env_populate(lk_env *env, uint8_t *map, size_t bytes, bool write)
 {
-    LK_ASSERT(env != NULL && map != NULL);
+    LK_ASSERT(env != NULL && map != NULL && (uintptr_t)map % LK_PAGE_BYTES == 0);
     if (bytes > 0) env->ops->populate(env, map, bytes, write);
 }
 

@@ -81,7 +81,8 @@ void lk_env_unmap(lk_env *env, uint8_t *map, size_t bytes);
 lk_status lk_env_protect(lk_env *env, uint8_t *map, size_t bytes, lk_error *err);
 lk_status lk_env_unprotect(lk_env *env, uint8_t *map, size_t bytes, lk_error *err);
 /* Makes the pages present (for `write`: writable without a fault, and dirty) where the kernel has
- * MADV_POPULATE_*; elsewhere nothing happens. Never fails. */
+ * MADV_POPULATE_*; elsewhere nothing happens. `map` is page-aligned, or nothing happens either. Never
+ * fails. */
 void lk_env_populate(lk_env *env, uint8_t *map, size_t bytes, bool write);
 /* Takes the pages of a file mapping out of the process; the file keeps what they hold, and a touch
  * brings them back. `map` is page-aligned. A hint. */

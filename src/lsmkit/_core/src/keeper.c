@@ -150,7 +150,9 @@ static void spare_prepare(lk_store *s)
  * fault: 0.25 to 10 µs a page. True when something was done. */
 static bool populate(lk_store *s, lk_segment *segment, uint64_t upto)
 {
-    uint64_t end = segment->memory_bytes < upto ? segment->memory_bytes : upto;
+    /* In whole steps: each is of whole pages, as the kernel wants them, and there are few. */
+    uint64_t end = lk_align_up(upto, POPULATE_STEP);
+    if (end > segment->memory_bytes) end = segment->memory_bytes;
     uint64_t from = atomic_load_explicit(&segment->populated, memory_order_relaxed);
     if (!segment->mapped || from >= end) return false;
     uint64_t n = end - from < POPULATE_STEP ? end - from : POPULATE_STEP;
